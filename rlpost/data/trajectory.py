@@ -1,0 +1,134 @@
+"""The records that flow through a run: Prompt, Turn, Trajectory, RewardResult.
+
+Token ids are the only truth; text is a view of them. A record is made once (by the
+dataset, an engine, a scorer) and later stages only read it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["eos", "stop", "length"]
+Outcome = Literal["scored", "unparseable", "timeout", "error"]
+OUTCOMES: tuple[Outcome, ...] = ("scored", "unparseable", "timeout", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class RewardResult:
+    """What scoring one response came to.
+
+    Attributes:
+        score: the reward, finite; None exactly when `outcome` is "timeout" or "error":
+            a failure to score is never a zero. An "unparseable" response was examined and
+            holds no answer; its score is what the verifier says that is worth, usually 0.
+        outcome: "scored", "unparseable", "timeout" or "error".
+        parts: named components, before weighting (also extra numbers a reward reports).
+        note: for people: what was extracted, or the error's text.
+    """
+
+    score: float | None
+    outcome: Outcome = "scored"
+    parts: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        failed = self.outcome in ("timeout", "error")
+        if failed != (self.score is None):
+            raise ValueError(f"score {self.score!r} does not fit outcome {self.outcome!r}")
+        if self.score is not None and not math.isfinite(self.score):
+            raise ValueError(f"score must be finite, found {self.score!r}")
+
+    @property
+    def failed(self) -> bool:
+        return self.score is None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One problem, tokenised once.
+
+    Attributes:
+        id: stable over runs: the dataset's own id, or a hash of the row's content.
+        text: the prompt after the chat template (a view of `token_ids`).
+        token_ids: what the model reads.
+        columns: the dataset row; reward functions receive these by name.
+        demonstration: token ids of a demonstrated response, ending in EOS; None without one.
+    """
+
+    id: str
+    text: str
+    token_ids: tuple[int, ...]
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    demonstration: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A contiguous run of tokens by one speaker.
+
+    Attributes:
+        token_ids: the tokens, as sampled or as the environment gave them.
+        text: a view of them.
+        by_policy: True when the policy sampled them; only such tokens are trained.
+        logprobs: log-probability of each token under the *processed* sampling
+            distribution (temperature, top-k, top-p), in nats; NaN for tokens not sampled.
+        versions: the policy version that sampled each token; -1 for tokens not sampled.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    by_policy: bool
+    logprobs: tuple[float, ...]
+    versions: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.token_ids) == len(self.logprobs) == len(self.versions):
+            raise ValueError(
+                f"a turn needs one log-prob and one version per token, found {len(self.token_ids)} tokens, "
+                f"{len(self.logprobs)} log-probs, {len(self.versions)} versions"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One response to one prompt, over one or more turns.
+
+    Attributes:
+        id: unique in the run and reproducible: "{stage}-{step:06d}-{prompt id}-{sample:03d}".
+        prompt: the prompt it answers.
+        turns: at least one; the last one is by the policy.
+        finish_reason: why the last turn ended; "length" means truncated.
+        seed: the seed that alone decided its tokens, given the weights.
+        reward: None until scored.
+    """
+
+    id: str
+    prompt: Prompt
+    turns: tuple[Turn, ...]
+    finish_reason: FinishReason
+    seed: int
+    reward: RewardResult | None = None
+
+    @property
+    def token_ids(self) -> list[int]:
+        """All tokens after the prompt, observations included."""
+        return [t for turn in self.turns for t in turn.token_ids]
+
+    @property
+    def text(self) -> str:
+        return "".join(turn.text for turn in self.turns)
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish_reason == "length"
+
+    @property
+    def length(self) -> int:
+        return sum(len(turn.token_ids) for turn in self.turns)
+
+
+Group = Sequence[Trajectory]
+"""The trajectories of one prompt in one step."""

@@ -1,0 +1,116 @@
+"""TokenBatch: one ragged batch as flat tensors, with no padding anywhere.
+
+Array names carry their axis: `_N` response tokens, `_S` sequences, `_G` groups.
+The N axis holds the tokens *after* the prompt, sequence by sequence; observation
+tokens of an environment are on it too, with `mask_N` False.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """The core's only view of data.
+
+    Attributes:
+        sequence_N: int64 [N], the owner of each token, ascending from 0 to S-1. A sequence
+            may own no token.
+        mask_N: bool [N], True on tokens the policy sampled (or a demonstration holds).
+        turn_N: int64 [N], the turn of the token inside its sequence, from 0.
+        group_S: int64 [S], equal for the sequences of one prompt; any labels.
+        reward_S: float64 [S], the scalar reward; 0 for demonstrations.
+        truncated_S: bool [S], True where the response hit the token limit.
+        demonstration_S: bool [S], True for rows that the policy did not sample.
+        signals: named float tensors [N]: "old_logprob", "behaviour_logprob", "ref_logprob",
+            "entropy", ... Values at positions with `mask_N` False may be anything, even NaN.
+    """
+
+    sequence_N: Tensor
+    mask_N: Tensor
+    turn_N: Tensor
+    group_S: Tensor
+    reward_S: Tensor
+    truncated_S: Tensor
+    demonstration_S: Tensor
+    signals: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n, s = self.sequence_N.shape[0], self.group_S.shape[0]
+        for name, tensor, size in (
+            ("mask_N", self.mask_N, n),
+            ("turn_N", self.turn_N, n),
+            ("reward_S", self.reward_S, s),
+            ("truncated_S", self.truncated_S, s),
+            ("demonstration_S", self.demonstration_S, s),
+            *((f"signals[{k!r}]", v, n) for k, v in self.signals.items()),
+        ):
+            if tensor.shape != (size,):
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, needed ({size},)")
+        if n and (bool((self.sequence_N.diff() < 0).any()) or int(self.sequence_N[-1]) >= s):
+            raise ValueError("sequence_N must ascend and stay below the number of sequences")
+
+    @property
+    def N(self) -> int:
+        return self.sequence_N.shape[0]
+
+    @property
+    def S(self) -> int:
+        return self.group_S.shape[0]
+
+    @property
+    def length_S(self) -> Tensor:
+        """int64 [S], all tokens of each sequence, observations included."""
+        return torch.bincount(self.sequence_N, minlength=self.S)
+
+    def signal(self, name: str) -> Tensor:
+        """The signal [N], or a KeyError that names what is there."""
+        if name not in self.signals:
+            raise KeyError(f"the batch has no signal {name!r}, only {sorted(self.signals)}")
+        return self.signals[name]
+
+    def with_signals(self, **signals: Tensor) -> TokenBatch:
+        """The same batch with more signals."""
+        return replace(self, signals={**self.signals, **signals})
+
+    def rows(self, index_S: Tensor) -> TokenBatch:
+        """The sequences `index_S` (int64, any order) as a batch of their own."""
+        index_N, sequence_N = token_index(self.sequence_N, self.S, index_S)
+        return TokenBatch(
+            sequence_N=sequence_N,
+            mask_N=self.mask_N[index_N],
+            turn_N=self.turn_N[index_N],
+            group_S=self.group_S[index_S],
+            reward_S=self.reward_S[index_S],
+            truncated_S=self.truncated_S[index_S],
+            demonstration_S=self.demonstration_S[index_S],
+            signals={k: v[index_N] for k, v in self.signals.items()},
+        )
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """The same batch with every tensor on `device`."""
+        return TokenBatch(
+            **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)},
+            signals={k: v.to(device) for k, v in self.signals.items()},
+        )
+
+
+def token_index(sequence_N: Tensor, S: int, index_S: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the tokens of the sequences `index_S` lie, and their new owners.
+
+    Returns:
+        (index_N, sequence_N): int64 positions into the old N axis, and the new owner of
+        each taken token, both in the order of `index_S`.
+    """
+    length_S = torch.bincount(sequence_N, minlength=S)
+    start_S = length_S.cumsum(0) - length_S
+    length_K = length_S[index_S]
+    owner_M = torch.repeat_interleave(torch.arange(len(index_S), device=sequence_N.device), length_K)
+    offset_K = length_K.cumsum(0) - length_K
+    within_M = torch.arange(owner_M.shape[0], device=sequence_N.device) - offset_K[owner_M]
+    return start_S[index_S][owner_M] + within_M, owner_M

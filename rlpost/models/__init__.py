@@ -1,0 +1,9 @@
+"""Causal language models and tokenizers: loaded from Hugging Face, or a tiny pair built on the spot.
+
+Used by learners and engines alike, so that both hold the same architecture.
+"""
+
+from rlpost.models.causal_lm import load_model
+from rlpost.models.tokenizer import load_tokenizer
+
+__all__ = ["load_model", "load_tokenizer"]
