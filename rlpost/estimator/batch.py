@@ -27,6 +27,9 @@ class TokenBatch:
         reward_S: float64 [S], the scalar reward; 0 for demonstrations.
         truncated_S: bool [S], True where the response hit the token limit.
         demonstration_S: bool [S], True for rows that the policy did not sample.
+        on_policy: True when the policy to be differentiated still is the policy that "old" names
+            (one update per step): the old log-prob is then the current one, and the signal
+            "old_logprob" is neither needed nor read by the ratio.
         signals: named float tensors [N]: "old_logprob", "behaviour_logprob", "ref_logprob",
             "entropy", ... Values at positions with `mask_N` False may be anything, even NaN.
     """
@@ -38,6 +41,7 @@ class TokenBatch:
     reward_S: Tensor
     truncated_S: Tensor
     demonstration_S: Tensor
+    on_policy: bool = False
     signals: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,13 +93,21 @@ class TokenBatch:
             reward_S=self.reward_S[index_S],
             truncated_S=self.truncated_S[index_S],
             demonstration_S=self.demonstration_S[index_S],
+            on_policy=self.on_policy,
             signals={k: v[index_N] for k, v in self.signals.items()},
         )
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch with every tensor on `device`."""
         return TokenBatch(
-            **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)},
+            sequence_N=self.sequence_N.to(device),
+            mask_N=self.mask_N.to(device),
+            turn_N=self.turn_N.to(device),
+            group_S=self.group_S.to(device),
+            reward_S=self.reward_S.to(device),
+            truncated_S=self.truncated_S.to(device),
+            demonstration_S=self.demonstration_S.to(device),
+            on_policy=self.on_policy,
             signals={k: v.to(device) for k, v in self.signals.items()},
         )
 

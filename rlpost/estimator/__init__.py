@@ -1,0 +1,66 @@
+"""The core: every algorithm as one row of parts over one gradient estimator.
+
+Pure functions on flat, ragged tensors: no I/O, no Ray, no transformers, nothing of the rest of the package.
+"""
+
+from rlpost.estimator.advantage import Constant, GroupCentred, GroupNormalised, LeaveOneOut, Reward
+from rlpost.estimator.aggregation import (
+    SequenceMeanTokenMean,
+    SequenceMeanTokenSum,
+    SequenceSumOverConstant,
+    TokenMean,
+    TokenSum,
+)
+from rlpost.estimator.algorithms import ALGORITHMS, Row
+from rlpost.estimator.batch import TokenBatch, token_index
+from rlpost.estimator.compose import PARTS, CompositionError, build_objective
+from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, Unit
+from rlpost.estimator.granularity import SequenceRatio, TokenRatio
+from rlpost.estimator.mask import Clip, DualClip, Keep
+from rlpost.estimator.measures import Measures
+from rlpost.estimator.objective import LossOutput, Objective, Prepared, PreparedTerm, Term
+from rlpost.estimator.regulariser import KL, Entropy
+from rlpost.estimator.selection import DropUniform, KeepAll
+from rlpost.estimator.shaping import KLInReward, SoftOverlong
+
+__all__ = [
+    "ALGORITHMS",
+    "KL",
+    "PARTS",
+    "Behaviour",
+    "Clip",
+    "Clipped",
+    "CompositionError",
+    "Constant",
+    "Current",
+    "DropUniform",
+    "DualClip",
+    "Entropy",
+    "GroupCentred",
+    "GroupNormalised",
+    "KLInReward",
+    "Keep",
+    "KeepAll",
+    "LeaveOneOut",
+    "LossOutput",
+    "Measures",
+    "Objective",
+    "Old",
+    "Prepared",
+    "PreparedTerm",
+    "Reward",
+    "Row",
+    "SequenceMeanTokenMean",
+    "SequenceMeanTokenSum",
+    "SequenceRatio",
+    "SequenceSumOverConstant",
+    "SoftOverlong",
+    "Term",
+    "TokenBatch",
+    "TokenMean",
+    "TokenRatio",
+    "TokenSum",
+    "Unit",
+    "build_objective",
+    "token_index",
+]

@@ -1,0 +1,133 @@
+"""Advantages: how good was each response, relative to what?
+
+Every part maps a batch (whose `reward_S` is already shaped) to `advantage_N` [N], constant
+over the tokens of a sequence unless its docstring says otherwise, and without gradient.
+A group without signal (one member, or equal rewards) gets exactly 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from rlpost.estimator.batch import TokenBatch
+from rlpost.estimator.segments import Groups
+
+
+class Advantage(Protocol):
+    """Maps a batch to one advantage per token."""
+
+    signals: ClassVar[frozenset[str]]
+    needs_group: ClassVar[bool]
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """`advantage_N`, float64 [N]."""
+        ...
+
+    @property
+    def formula(self) -> str:
+        """In the notation of the papers."""
+        ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A = value, whatever the reward: supervised learning (unified-hpt.md, table 1: SFT has A = 1)."""
+
+    value: float = 1.0
+    signals: ClassVar[frozenset[str]] = frozenset()
+    needs_group: ClassVar[bool] = False
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        return torch.full((batch.N,), self.value, dtype=torch.float64, device=batch.mask_N.device)
+
+    @property
+    def formula(self) -> str:
+        return f"A = {self.value:g}"
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A_i = R_i - b: plain REINFORCE (Williams 1992).
+
+    Attributes:
+        baseline: "none" (b = 0) or "batch" (b = mean reward of the batch).
+    """
+
+    baseline: Literal["none", "batch"] = "none"
+    signals: ClassVar[frozenset[str]] = frozenset()
+    needs_group: ClassVar[bool] = False
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        reward_S = batch.reward_S
+        if self.baseline == "batch" and batch.S:
+            rollout_S = ~batch.demonstration_S
+            total = torch.where(rollout_S, reward_S, torch.zeros_like(reward_S)).sum()
+            reward_S = reward_S - total / rollout_S.sum().clamp(min=1)
+        return reward_S[batch.sequence_N]
+
+    @property
+    def formula(self) -> str:
+        return "A_i = R_i" if self.baseline == "none" else "A_i = R_i - mean(R over the batch)"
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """A_i = R_i - mean_{j != i} R_j = G/(G-1) (R_i - mean R): RLOO (arXiv 2402.14740)."""
+
+    signals: ClassVar[frozenset[str]] = frozenset()
+    needs_group: ClassVar[bool] = True
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        groups = Groups(batch.group_S, batch.reward_S)
+        size_S = groups.size_G[groups.id_S]
+        advantage_S = groups.centred_S * size_S / (size_S - 1.0).clamp(min=1.0)
+        return advantage_S[batch.sequence_N]
+
+    @property
+    def formula(self) -> str:
+        return "A_i = R_i - mean(R_j, j != i)"
+
+
+@dataclass(frozen=True)
+class GroupCentred:
+    """A_i = R_i - mean R: Dr. GRPO (arXiv 2503.20783)."""
+
+    signals: ClassVar[frozenset[str]] = frozenset()
+    needs_group: ClassVar[bool] = True
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        return Groups(batch.group_S, batch.reward_S).centred_S[batch.sequence_N]
+
+    @property
+    def formula(self) -> str:
+        return "A_i = R_i - mean(R)"
+
+
+@dataclass(frozen=True)
+class GroupNormalised:
+    """A_i = (R_i - mean R) / (std R + epsilon): GRPO (arXiv 2402.03300).
+
+    The paper does not say which standard deviation it takes. The unbiased one ("sample",
+    divide by G-1) and epsilon 1e-6 are what most implementations use, and our default.
+
+    Attributes:
+        std: "sample" divides by G-1, "population" by G.
+    """
+
+    std: Literal["sample", "population"] = "sample"
+    epsilon: float = 1e-6
+    signals: ClassVar[frozenset[str]] = frozenset()
+    needs_group: ClassVar[bool] = True
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        groups = Groups(batch.group_S, batch.reward_S)
+        advantage_S = groups.centred_S / (groups.std_S(self.std == "sample") + self.epsilon)
+        return torch.where(groups.informative_G[groups.id_S], advantage_S, 0.0)[batch.sequence_N]
+
+    @property
+    def formula(self) -> str:
+        return f"A_i = (R_i - mean(R)) / (std_{self.std}(R) + {self.epsilon:g})"

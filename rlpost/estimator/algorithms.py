@@ -1,0 +1,107 @@
+"""The table: every algorithm is a row of parts. Read it like the table of a paper.
+
+Each row's gradient is checked against the analytic coefficient, and against hand-computed
+numbers where the specs give them. `certain` says what the source settles, `ours` what we chose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlpost.estimator.advantage import Constant, GroupCentred, GroupNormalised, LeaveOneOut, Reward
+from rlpost.estimator.aggregation import (
+    SequenceMeanTokenMean,
+    SequenceMeanTokenSum,
+    SequenceSumOverConstant,
+    TokenMean,
+)
+from rlpost.estimator.denominator import Current, Old
+from rlpost.estimator.mask import Clip
+from rlpost.estimator.objective import Objective, Term
+from rlpost.estimator.selection import DropUniform
+from rlpost.estimator.shaping import SoftOverlong
+
+
+@dataclass(frozen=True)
+class Row:
+    """One algorithm.
+
+    Attributes:
+        summary: one sentence on what sets it apart.
+        source: where it is published.
+        certain: what the source settles.
+        ours: what it leaves open and we chose.
+    """
+
+    summary: str
+    objective: Objective
+    source: str
+    certain: str
+    ours: str
+
+
+ALGORITHMS: dict[str, Row] = {
+    "sft": Row(
+        summary="maximum likelihood on demonstrations",
+        objective=Objective(
+            (Term(Constant(1.0), Current(), TokenMean(), rows="demonstrations"),),
+        ),
+        source="arXiv 2509.04419, table 1",
+        certain="A = 1, denominator the current policy",
+        ours="averaged over all demonstration tokens of the update",
+    ),
+    "reinforce": Row(
+        summary="the reward itself, minus the batch mean, times grad log pi",
+        objective=Objective(
+            (Term(Reward(baseline="batch"), Current(), SequenceMeanTokenSum()),),
+        ),
+        source="Williams 1992",
+        certain="unbiased with the token sum and no discount",
+        ours="the batch mean as baseline",
+    ),
+    "rloo": Row(
+        summary="each response against the mean of its siblings; the response is one action",
+        objective=Objective(
+            (Term(LeaveOneOut(), Current(), SequenceMeanTokenSum()),),
+        ),
+        source="arXiv 2402.14740",
+        certain="advantage and token sum; the paper adds a KL penalty of 0.03 to the reward",
+        ours="no KL unless asked for (shaping kl_in_reward); no ratio, so one update per step",
+    ),
+    "grpo": Row(
+        summary="group-normalised rewards with PPO's clip, averaged per sequence",
+        objective=Objective(
+            (Term(GroupNormalised(), Old(), SequenceMeanTokenMean(), mask=Clip(0.2, 0.2)),),
+        ),
+        source="arXiv 2402.03300",
+        certain="advantage, clip, mean over tokens then sequences; the paper adds k3 with 0.04",
+        ours="unbiased standard deviation, epsilon 1e-6; no KL unless asked for",
+    ),
+    "dr_grpo": Row(
+        summary="GRPO without its two biases: no std, no division by the response length",
+        objective=Objective(
+            (Term(GroupCentred(), Old(), SequenceSumOverConstant(), mask=Clip(0.2, 0.2)),),
+        ),
+        source="arXiv 2503.20783",
+        certain="advantage, sum over a constant, no KL",
+        ours="the constant is the run's maximum response length",
+    ),
+    "dapo": Row(
+        summary="clip-higher, token mean, uniform groups dropped, soft overlong punishment",
+        objective=Objective(
+            (
+                Term(
+                    GroupNormalised(),
+                    Old(),
+                    TokenMean(),
+                    mask=Clip(0.2, 0.28),
+                    shaping=(SoftOverlong(),),
+                ),
+            ),
+            selection=DropUniform(),
+        ),
+        source="arXiv 2503.14476",
+        certain="clip 0.2/0.28, token mean, punishment up to -1, no KL",
+        ours="uniform groups are dropped, not resampled: a step then trains on fewer groups",
+    ),
+}

@@ -1,0 +1,168 @@
+"""Denominators: relative to which policy is the gradient weighted?
+
+A denominator gives log(pi_theta / pi_den) per token. The gradient weighs each token by that
+ratio; the paper's loss value uses it in its own way (`value`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from rlpost.estimator.batch import TokenBatch
+
+LOG_RATIO_BOUND = 20.0
+"""Log ratios are clamped to ±20 before exp, so that e^30 cannot overflow a sum (ours, as in verl)."""
+
+
+class Denominator(Protocol):
+    """Maps current log-probs to log ratios."""
+
+    signals: ClassVar[frozenset[str]]
+    is_current: ClassVar[bool]
+
+    def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
+        """log pi_theta - log pi_den [N] for detached `logprob_N`; clamped to ±20."""
+        ...
+
+    def weight(self, ratio_N: Tensor) -> Tensor:
+        """What multiplies A * grad log pi, given the ratio over its span [N]."""
+        ...
+
+    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor:
+        """What multiplies -A in the paper's loss value [N]."""
+        ...
+
+    @property
+    def formula(self) -> str:
+        """In the notation of the papers."""
+        ...
+
+
+def _difference(logprob_N: Tensor, other_N: Tensor) -> Tensor:
+    return (logprob_N - other_N).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+
+
+def _old(logprob_N: Tensor, batch: TokenBatch) -> Tensor:
+    if batch.on_policy:
+        return torch.zeros_like(logprob_N)
+    return _difference(logprob_N, batch.signal("old_logprob").to(logprob_N.dtype))
+
+
+@dataclass(frozen=True)
+class Current:
+    """pi_den = sg(pi_theta): the ratio is 1, the loss value -A log pi (REINFORCE, SFT)."""
+
+    signals: ClassVar[frozenset[str]] = frozenset()
+    is_current: ClassVar[bool] = True
+
+    def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
+        return torch.zeros_like(logprob_N)
+
+    def weight(self, ratio_N: Tensor) -> Tensor:
+        return ratio_N
+
+    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor:
+        return logprob_N
+
+    @property
+    def formula(self) -> str:
+        return "pi_den = sg(pi)"
+
+
+@dataclass(frozen=True)
+class Old:
+    """pi_den = pi_old, the learner's weights when the batch was sampled (PPO, GRPO)."""
+
+    signals: ClassVar[frozenset[str]] = frozenset({"old_logprob"})
+    is_current: ClassVar[bool] = False
+
+    def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
+        return _old(logprob_N, batch)
+
+    def weight(self, ratio_N: Tensor) -> Tensor:
+        return ratio_N
+
+    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor:
+        return ratio_N
+
+    @property
+    def formula(self) -> str:
+        return "pi_den = pi_old"
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """pi_den = mu, the policy as the engine sampled from it (two-policy form, baselines.md section 7)."""
+
+    signals: ClassVar[frozenset[str]] = frozenset({"behaviour_logprob"})
+    is_current: ClassVar[bool] = False
+
+    def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
+        return _difference(logprob_N, batch.signal("behaviour_logprob").to(logprob_N.dtype))
+
+    def weight(self, ratio_N: Tensor) -> Tensor:
+        return ratio_N
+
+    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor:
+        return ratio_N
+
+    @property
+    def formula(self) -> str:
+        return "pi_den = mu (sampler)"
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """pi_den = pi_theta / clip(rho, low, high): CISPO (arXiv 2506.13585); no token is dropped.
+
+    Attributes:
+        low: absolute lower end of the band for rho = pi/pi_old.
+        high: absolute upper end. Frameworks differ in units; these are the ends themselves.
+    """
+
+    low: float = 0.0
+    high: float = 5.0
+    signals: ClassVar[frozenset[str]] = frozenset({"old_logprob"})
+    is_current: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.low <= 1.0 <= self.high:
+            raise ValueError(f"the band [{self.low:g}, {self.high:g}] must hold 1 and start at 0 or above")
+
+    def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
+        return _old(logprob_N, batch)
+
+    def weight(self, ratio_N: Tensor) -> Tensor:
+        return ratio_N.clamp(self.low, self.high)
+
+    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor:
+        return ratio_N.clamp(self.low, self.high) * logprob_N
+
+    @property
+    def formula(self) -> str:
+        return f"pi_den = pi / clip(pi/pi_old, {self.low:g}, {self.high:g})"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """pi_den = 1: off-policy data of unknown probability (LUFFY, SRFT; unified-hpt.md table 1)."""
+
+    signals: ClassVar[frozenset[str]] = frozenset()
+    is_current: ClassVar[bool] = False
+
+    def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
+        return logprob_N.clamp(min=-LOG_RATIO_BOUND)
+
+    def weight(self, ratio_N: Tensor) -> Tensor:
+        return ratio_N
+
+    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor:
+        return ratio_N
+
+    @property
+    def formula(self) -> str:
+        return "pi_den = 1"

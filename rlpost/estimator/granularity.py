@@ -1,0 +1,82 @@
+"""Granularities: over which span is the ratio formed?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from rlpost.estimator.batch import TokenBatch
+from rlpost.estimator.segments import masked, segment_sum, trained_length
+
+SEQUENCE_LOG_RATIO_BOUND = 20.0
+
+
+class Granularity(Protocol):
+    """Maps token log ratios to the log ratios of their spans."""
+
+    is_token: ClassVar[bool]
+
+    def __call__(self, log_ratio_N: Tensor, batch: TokenBatch) -> Tensor:
+        """The log ratio of the span that each token belongs to [N]."""
+        ...
+
+    def value_share(self, batch: TokenBatch) -> Tensor | None:
+        """The part of the span's loss value that one token carries [N]; None means 1."""
+        ...
+
+    @property
+    def formula(self) -> str:
+        """In the notation of the papers."""
+        ...
+
+
+@dataclass(frozen=True)
+class TokenRatio:
+    """Each token has its own ratio (PPO, GRPO)."""
+
+    is_token: ClassVar[bool] = True
+
+    def __call__(self, log_ratio_N: Tensor, batch: TokenBatch) -> Tensor:
+        return log_ratio_N
+
+    def value_share(self, batch: TokenBatch) -> Tensor | None:
+        return None
+
+    @property
+    def formula(self) -> str:
+        return "rho_t = pi_t / pi_den,t"
+
+
+@dataclass(frozen=True)
+class SequenceRatio:
+    """One ratio for all tokens of a sequence.
+
+    Attributes:
+        mean: "geometric" is exp(mean_t log rho_t), GSPO (arXiv 2507.18071); "product" is
+            exp(sum_t log rho_t), the whole response as one action (RLOO with a ratio): its
+            loss value counts once a sequence, so a token carries 1/n_i of it.
+    """
+
+    mean: Literal["geometric", "product"] = "geometric"
+    is_token: ClassVar[bool] = False
+
+    def __call__(self, log_ratio_N: Tensor, batch: TokenBatch) -> Tensor:
+        total_S = segment_sum(masked(log_ratio_N, batch.mask_N), batch.sequence_N, batch.S)
+        if self.mean == "geometric":
+            total_S = total_S / trained_length(batch, batch.mask_N).clamp(min=1.0)
+        total_S = total_S.clamp(-SEQUENCE_LOG_RATIO_BOUND, SEQUENCE_LOG_RATIO_BOUND)
+        return total_S.to(log_ratio_N.dtype)[batch.sequence_N]
+
+    def value_share(self, batch: TokenBatch) -> Tensor | None:
+        if self.mean == "geometric":
+            return None
+        length_S = trained_length(batch, batch.mask_N).clamp(min=1.0)
+        return torch.reciprocal(length_S)[batch.sequence_N]
+
+    @property
+    def formula(self) -> str:
+        inner = "mean_t" if self.mean == "geometric" else "sum_t"
+        return f"rho_i = exp({inner} log(pi_t / pi_den,t))"

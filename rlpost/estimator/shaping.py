@@ -1,0 +1,92 @@
+"""Shapings: changes to the reward before, or to the advantage after, the advantage is formed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from rlpost.estimator.batch import TokenBatch
+from rlpost.estimator.segments import masked, segment_sum, trained_length
+
+
+class Shaping(Protocol):
+    """Changes rewards [S] and advantages [N]; either may be the identity."""
+
+    signals: ClassVar[frozenset[str]]
+
+    def reward(self, reward_S: Tensor, batch: TokenBatch) -> Tensor:
+        """The shaped reward, float64 [S]."""
+        ...
+
+    def advantage(self, advantage_N: Tensor, batch: TokenBatch) -> Tensor:
+        """The shaped advantage, float64 [N]."""
+        ...
+
+    @property
+    def formula(self) -> str:
+        """In the notation of the papers."""
+        ...
+
+
+@dataclass(frozen=True)
+class SoftOverlong:
+    """DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13), added to the reward.
+
+    With n = response length: 0 up to limit - cache; then (limit - cache - n) / cache; -1 from
+    the limit on; times `factor`. Some implementations leave out the floor of -1; the paper has it.
+
+    Attributes:
+        limit: L_max in tokens; None takes the run's maximum response length.
+        cache: L_c in tokens; None takes a fifth of the limit (the paper's 4096 of 20480).
+    """
+
+    limit: float | None = None
+    cache: float | None = None
+    factor: float = 1.0
+    signals: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.cache is not None and not 0 < self.cache <= self.limit:
+            raise ValueError(f"cache must lie in (0, limit = {self.limit:g}], found {self.cache:g}")
+
+    def reward(self, reward_S: Tensor, batch: TokenBatch) -> Tensor:
+        if self.limit is None:
+            raise ValueError("the limit is not set; build the objective with max_response_tokens")
+        cache = self.limit / 5 if self.cache is None else self.cache
+        excess_S = trained_length(batch, batch.mask_N) - (self.limit - cache)
+        return reward_S - self.factor * (excess_S / cache).clamp(0.0, 1.0)
+
+    def advantage(self, advantage_N: Tensor, batch: TokenBatch) -> Tensor:
+        return advantage_N
+
+    @property
+    def formula(self) -> str:
+        limit = "max_response_tokens" if self.limit is None else f"{self.limit:g}"
+        cache = "L/5" if self.cache is None else f"{self.cache:g}"
+        return f"R_i <- R_i - {self.factor:g} clip((n_i - L + c)/c, 0, 1), L = {limit}, c = {cache}"
+
+
+@dataclass(frozen=True)
+class KLInReward:
+    """R_i <- R_i - coefficient * sum_t (log pi_old,t - log pi_ref,t): k1 in the reward (RLOO, PPO).
+
+    k1 belongs here: as a loss its expected gradient is 0 (baselines.md section 4).
+    """
+
+    coefficient: float = 0.03
+    signals: ClassVar[frozenset[str]] = frozenset({"old_logprob", "ref_logprob"})
+
+    def reward(self, reward_S: Tensor, batch: TokenBatch) -> Tensor:
+        k1_N = batch.signal("old_logprob") - batch.signal("ref_logprob")
+        total_S = segment_sum(masked(k1_N, batch.mask_N), batch.sequence_N, batch.S)
+        return reward_S - self.coefficient * torch.where(batch.demonstration_S, 0.0, total_S)
+
+    def advantage(self, advantage_N: Tensor, batch: TokenBatch) -> Tensor:
+        return advantage_N
+
+    @property
+    def formula(self) -> str:
+        return f"R_i <- R_i - {self.coefficient:g} sum_t log(pi_old/pi_ref)"
