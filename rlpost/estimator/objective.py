@@ -45,10 +45,6 @@ class Term:
     rows: Literal["all", "rollouts", "demonstrations"] = "rollouts"
     weight: float = 1.0
 
-    @property
-    def signals(self) -> frozenset[str]:
-        return self.advantage.signals.union(self.denominator.signals, *(s.signals for s in self.shaping))
-
     def rows_S(self, batch: TokenBatch) -> Tensor:
         """bool [S], the sequences this term reads."""
         if self.rows == "all":
@@ -129,8 +125,16 @@ class Objective:
     @property
     def signals(self) -> frozenset[str]:
         """The union of what the parts read; the loop computes exactly these."""
+        return self.signals_for(on_policy=False)
+
+    def signals_for(self, *, on_policy: bool) -> frozenset[str]:
+        """The same; on policy, a ratio to the old policy needs no "old_logprob" of its own."""
+        spared = frozenset({"old_logprob"}) if on_policy else frozenset()
         return self.selection.signals.union(
-            *(term.signals for term in self.terms), *(r.signals for r in self.regularisers)
+            *(term.denominator.signals - spared for term in self.terms),
+            *(term.advantage.signals for term in self.terms),
+            *(shaping.signals for term in self.terms for shaping in term.shaping),
+            *(regulariser.signals for regulariser in self.regularisers),
         )
 
     @property
