@@ -1,0 +1,209 @@
+"""The schema check: every row is looked at before anything starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlpost.config.schema import DataConfig
+from rlpost.data.hashing import canonical_json, content_hash
+from rlpost.data.problems import RowError, describe, nearest
+from rlpost.data.sources import Row, Source
+from rlpost.errors import DataError
+
+Message = Mapping[str, Any]
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_ANSWERED_ROLES = ("user", "tool")
+_ID_DIGITS = 16
+
+# What other datasets call the same thing: only used to word a suggestion.
+_USUAL_NAMES = {
+    "prompt_column": ("prompt", "question", "problem", "query", "input", "messages", "text"),
+    "answer_column": ("answer", "solution", "final_answer", "target", "ground_truth", "label", "output"),
+    "demonstration_column": ("demonstration", "solution", "response", "completion", "answer", "output"),
+    "id_column": ("id", "unique_id", "uid", "problem_id"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRow:
+    """A row that passed every check.
+
+    Attributes:
+        place: "line 12" or "row 12", for messages.
+        id: unique in the dataset.
+        prompt: text, or chat messages that end with one to be answered.
+        demonstration: text; None when no column is configured.
+        columns: the row, and the gold answer as `answer`.
+    """
+
+    place: str
+    id: str
+    prompt: str | Sequence[Message]
+    demonstration: str | None
+    columns: dict[str, Any]
+
+
+def check_rows(source: Source, config: DataConfig, chat: bool) -> tuple[list[CheckedRow], int]:
+    """Check all rows and give each its id.
+
+    Args:
+        chat: whether a chat template will be applied; messages need one.
+
+    Returns:
+        (rows, duplicates): duplicates counts rows whose prompt and answer an earlier row
+        has; they are kept, and their content hash gets the suffix "-2", "-3", ...
+
+    Raises:
+        DataError: a column that no row has, or rows that break the schema; lists the first
+            five and counts all.
+    """
+    _check_columns(source, config)
+    checked: list[CheckedRow] = []
+    place_of_id: dict[str, str] = {}
+    copies: dict[str, int] = {}
+    for row in source.rows:
+        try:
+            checked.append(_check_row(row, config, chat, place_of_id, copies))
+        except RowError as problem:
+            source.bad.add(row.place, str(problem))
+    source.bad.raise_if_any(source.total)
+    return checked, sum(count - 1 for count in copies.values())
+
+
+def _check_columns(source: Source, config: DataConfig) -> None:
+    """Every configured column must occur in some row; a row that lacks it is a bad row, later."""
+    present = sorted({name for row in source.rows for name in row.values})
+    keys = [key for key in _USUAL_NAMES if getattr(config, key) is not None]
+    missing = [key for key in keys if getattr(config, key) not in present]
+    if not source.rows or not missing:
+        return
+    remedies = [f"data.{key}={guess}" for key in missing if (guess := _guess(key, config, present))]
+    if "answer_column" in missing:
+        remedies.append("data.answer_column=null when no reward needs a gold answer")
+    names = ", ".join(f"{getattr(config, key)!r} (data.{key})" for key in missing)
+    raise DataError(
+        f"the data has no column {names}",
+        where=source.name,
+        found=f"columns {', '.join(present)}",
+        remedy="; or ".join(remedies) or f"set data.{missing[0]} to one of them",
+    )
+
+
+def _guess(key: str, config: DataConfig, present: Sequence[str]) -> str | None:
+    close = nearest(getattr(config, key), present)
+    return close or next((name for name in _USUAL_NAMES[key] if name in present), None)
+
+
+def _check_row(
+    row: Row, config: DataConfig, chat: bool, place_of_id: dict[str, str], copies: dict[str, int]
+) -> CheckedRow:
+    for key in row.values:
+        if not isinstance(key, str):
+            raise RowError(f"column names must be text, found {describe(key)}")
+    prompt = _column(row, config.prompt_column)
+    _check_prompt(prompt, config, chat)
+    columns = dict(row.values)
+    answer = None
+    if config.answer_column is not None:
+        answer = columns["answer"] = _answer(row, config.answer_column)
+    demonstration = None
+    if config.demonstration_column is not None:
+        demonstration = _column(row, config.demonstration_column)
+        _check_text(demonstration, f"demonstration {config.demonstration_column!r}")
+    _check_plain(columns)
+    if config.id_column is not None:
+        id = _own_id(row, config.id_column, place_of_id)
+    else:
+        id = _content_id(prompt, answer, copies)
+    return CheckedRow(row.place, id, prompt, demonstration, columns)
+
+
+def _column(row: Row, name: str) -> Any:
+    if name not in row.values:
+        raise RowError(f"column {name!r} is missing, found {', '.join(map(repr, row.values)) or 'none'}")
+    return row.values[name]
+
+
+def _check_text(value: object, name: str, expected: str = "text") -> None:
+    if not isinstance(value, str):
+        raise RowError(f"{name}: expected {expected}, found {describe(value)}")
+    if not value.strip():
+        raise RowError(f"{name} is empty")
+
+
+def _check_prompt(prompt: object, config: DataConfig, chat: bool) -> None:
+    name = f"prompt {config.prompt_column!r}"
+    if not isinstance(prompt, list):
+        _check_text(prompt, name, expected="text or a list of messages")
+        return
+    if not prompt:
+        raise RowError(f"{name} is an empty list of messages")
+    for number, message in enumerate(prompt, 1):
+        _check_message(message, f"{name}, message {number}")
+    if prompt[-1]["role"] not in _ANSWERED_ROLES:
+        raise RowError(f"{name}: the last message must be by user or tool, found {prompt[-1]['role']!r}")
+    if not chat:
+        raise RowError(
+            f"{name} holds messages, but data.template is none or the tokenizer has no chat template"
+        )
+    if config.instruction is not None:
+        raise RowError(f"{name} holds messages, but data.instruction can only be appended to text")
+    if config.system_prompt is not None and prompt[0]["role"] in ("system", "developer"):
+        raise RowError(f"{name} has a {prompt[0]['role']} message of its own, but data.system_prompt is set")
+
+
+def _check_message(message: object, name: str) -> None:
+    if not isinstance(message, dict):
+        raise RowError(f"{name}: expected an object with role and content, found {describe(message)}")
+    for key in ("role", "content"):
+        if key not in message:
+            raise RowError(f"{name}: {key!r} is missing, found {', '.join(map(repr, message)) or 'none'}")
+    if message["role"] not in ROLES:
+        raise RowError(f"{name}: expected a role of {', '.join(ROLES)}, found {describe(message['role'])}")
+    _check_text(message["content"], f"{name}, content")
+
+
+def _answer(row: Row, name: str) -> Any:
+    answer = _column(row, name)
+    if answer is None or (isinstance(answer, float) and math.isnan(answer)):
+        raise RowError(f"answer {name!r}: expected a value, found {'null' if answer is None else 'NaN'}")
+    if isinstance(answer, str) and not answer.strip():
+        raise RowError(f"answer {name!r} is empty")
+    own = row.values.get("answer", answer)
+    if own != answer:
+        raise RowError(
+            f"column 'answer' ({describe(own)}) differs from {name!r} ({describe(answer)}), which is "
+            "data.answer_column; rewards receive the gold answer as 'answer', so rename or remove one"
+        )
+    return answer
+
+
+def _check_plain(columns: Mapping[str, Any]) -> None:
+    """Columns travel to reward processes and are hashed, so they must be plain data."""
+    for name, value in columns.items():
+        try:
+            canonical_json({name: value})
+        except UnicodeEncodeError as error:
+            raise RowError(f"column {name!r} holds half of a surrogate pair: not valid Unicode") from error
+        except (TypeError, ValueError) as error:
+            raise RowError(f"column {name!r}: {error}; expected text, numbers, lists or objects") from error
+
+
+def _own_id(row: Row, name: str, place_of_id: dict[str, str]) -> str:
+    value = _column(row, name)
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise RowError(f"id {name!r}: expected text or an integer, found {describe(value)}")
+    id = str(value)
+    if id in place_of_id:
+        raise RowError(f"id {id!r} is already the id of {place_of_id[id]}")
+    place_of_id[id] = row.place
+    return id
+
+
+def _content_id(prompt: object, answer: object, copies: dict[str, int]) -> str:
+    digest = content_hash([prompt, answer])[:_ID_DIGITS]
+    copies[digest] = copies.get(digest, 0) + 1
+    return digest if copies[digest] == 1 else f"{digest}-{copies[digest]}"
