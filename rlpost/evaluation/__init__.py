@@ -1,0 +1,31 @@
+"""Evaluation: sample problems, keep every response, report numbers with error bars, grade again.
+
+Importing this folder needs torch alone; transformers and datasets load when a model is evaluated.
+"""
+
+from rlpost.evaluation.benchmark import BENCHMARKS, Benchmark, find_benchmark
+from rlpost.evaluation.command import evaluate_model
+from rlpost.evaluation.evaluate import EvaluationSettings, evaluate
+from rlpost.evaluation.manifest import checksum_of_weights, evaluation_manifest
+from rlpost.evaluation.regrade import RegradeReport, regrade
+from rlpost.evaluation.results import EvaluationResult
+from rlpost.evaluation.statistics import Estimate, average_at_k, estimate, majority_at_k, pass_at_k
+
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "Estimate",
+    "EvaluationResult",
+    "EvaluationSettings",
+    "RegradeReport",
+    "average_at_k",
+    "checksum_of_weights",
+    "estimate",
+    "evaluate",
+    "evaluate_model",
+    "evaluation_manifest",
+    "find_benchmark",
+    "majority_at_k",
+    "pass_at_k",
+    "regrade",
+]

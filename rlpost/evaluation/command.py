@@ -1,0 +1,274 @@
+"""The body of `rlpost eval`: load a model, run benchmarks, print one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlpost.config.schema import ModelConfig, ScoringConfig
+from rlpost.errors import ScoringError, UserError
+from rlpost.evaluation.benchmark import Benchmark, find_benchmark
+from rlpost.evaluation.evaluate import EvaluationSettings, evaluate
+from rlpost.evaluation.manifest import checksum_of_weights, evaluation_manifest
+from rlpost.evaluation.results import EvaluationResult
+from rlpost.rollout.engine import Engine, SamplingSettings
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to sample, with what its results must say about it."""
+
+    config: ModelConfig
+    tokenizer: PreTrainedTokenizerBase
+    engine: Engine
+    checksum: str
+    max_positions: int | None
+
+
+def evaluate_model(
+    model: str,
+    benchmarks: Sequence[str] = (),
+    *,
+    data_dir: Path | str | None = None,
+    data: Path | str | None = None,
+    prompt_column: str | None = None,
+    answer_column: str | None = None,
+    reward: str | None = None,
+    samples: int = 1,
+    temperature: float | None = None,
+    top_p: float = 1.0,
+    max_response_tokens: int = 1024,
+    limit: int | None = None,
+    output: Path | str | None = None,
+    seed: int = 0,
+    slots: int = 64,
+    scoring: ScoringConfig | None = None,
+) -> Path:
+    """Evaluate a model on named benchmarks, on a file of one's own, or on both.
+
+    Args:
+        model: a Hugging Face id, a local model directory, or `tiny`.
+        benchmarks: names from `BENCHMARKS`.
+        data_dir: the folder that holds the benchmarks' files; "data" when None.
+        data: a JSONL or parquet file of one's own; needs `reward`.
+        prompt_column: of `data`; "prompt" when None.
+        answer_column: of `data`; "answer" when None.
+        reward: the verifier for `data`, or instead of the benchmarks' own.
+        samples: responses per problem.
+        temperature: None means greedy for one sample and 1.0 for several.
+        limit: only the first problems of each file.
+        output: where results go; "runs/eval-MODEL" when None. What an interrupted call left
+            there is continued.
+        slots: responses decoded at the same time.
+
+    Returns:
+        The output directory, with one folder per benchmark.
+
+    Raises:
+        UserError: an argument, the model, a file or the reward is wrong.
+        ScoringError: too many samples failed to score; all files are written all the same.
+    """
+    from rich.console import Console
+
+    chosen = _choose(benchmarks, data, prompt_column, answer_column, reward)
+    settings = _settings(samples, temperature, top_p, max_response_tokens, limit, seed)
+    target = Path(output) if output is not None else Path("runs") / f"eval-{Path(model).name}"
+    folder = Path(data_dir) if data_dir is not None else Path("data")
+    for benchmark in chosen:  # a missing file is found before the model is loaded
+        benchmark.data_config(folder, limit=limit, max_prompt_tokens=1)
+    loaded = load(model, seed, slots)
+    budget = _prompt_budget(loaded.max_positions, max_response_tokens)
+    console = Console()
+    results = {}
+    for benchmark in chosen:
+        console.print(f"{benchmark.name}: sampling and scoring ...")
+        results[benchmark.name] = _run(
+            loaded, benchmark, folder, limit, budget, settings, scoring or ScoringConfig(), target
+        )
+    console.print(results_table(model, results))
+    console.print(f"results, generations and settings: {target}")
+    _refuse_incomplete(results, settings)
+    return target
+
+
+def load(model: str, seed: int, slots: int) -> LoadedModel:
+    """Model, tokenizer and torch engine, on a GPU where there is one."""
+    import torch
+
+    from rlpost.models import load_model, load_tokenizer
+    from rlpost.rollout import TorchEngine
+    from rlpost.weights.bundle import checksum
+
+    config = ModelConfig(init=model, dtype="bfloat16" if torch.cuda.is_available() else "float32")
+    tokenizer = load_tokenizer(config)
+    network: PreTrainedModel = load_model(config, seed)
+    identity = checksum_of_weights({name: checksum(t) for name, t in network.state_dict().items()})
+    if torch.cuda.is_available():
+        network.to("cuda")
+    positions = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    return LoadedModel(config, tokenizer, TorchEngine(network, tokenizer, slots=slots), identity, positions)
+
+
+def results_table(model: str, results: dict[str, EvaluationResult]) -> Table:
+    """One row per benchmark: problems, samples, avg@k with its interval, pass@k, what went wrong."""
+    from rich.table import Table
+
+    table = Table(title=f"{model}", caption="intervals treat problems, not samples, as the unit")
+    for heading in (
+        "benchmark",
+        "problems",
+        "k",
+        "avg@k",
+        "95 % interval",
+        "pass@k",
+        "truncated",
+        "failed to score",
+    ):
+        table.add_column(heading, justify="left" if heading == "benchmark" else "right")
+    for name, result in results.items():
+        accuracy, n = result.accuracy, result.samples_per_problem
+        failed = result.outcomes["timeout"] + result.outcomes["error"]
+        table.add_row(
+            name if result.complete else f"{name} (incomplete)",
+            f"{result.problems:,}",
+            str(n),
+            f"{accuracy.value:.1%}",
+            f"{accuracy.low:.1%} to {accuracy.high:.1%}",
+            f"{result.metrics[f'pass@{n}'].value:.1%}",
+            f"{result.truncated_share:.1%}",
+            str(failed),
+        )
+    return table
+
+
+def _run(
+    loaded: LoadedModel,
+    benchmark: Benchmark,
+    folder: Path,
+    limit: int | None,
+    max_prompt_tokens: int,
+    settings: EvaluationSettings,
+    scoring: ScoringConfig,
+    target: Path,
+) -> EvaluationResult:
+    from rlpost.data import load_prompts
+    from rlpost.scoring import Scorer
+
+    config = benchmark.data_config(folder, limit=limit, max_prompt_tokens=max_prompt_tokens)
+    prompts = load_prompts(config, loaded.tokenizer)
+    rewards = [benchmark.reward_config()]
+    manifest = evaluation_manifest(
+        model=loaded.config,
+        version=loaded.engine.version,
+        tokenizer=loaded.tokenizer,
+        data=config,
+        prompts=prompts,
+        rewards=rewards,
+        scoring=scoring,
+        engine="torch",
+        weights_checksum=loaded.checksum,
+    )
+    with Scorer(rewards, scoring) as scorer:
+        return evaluate(
+            prompts.prompts, loaded.engine.generate, scorer, settings, target / benchmark.name, manifest
+        )
+
+
+def _choose(
+    names: Sequence[str],
+    data: Path | str | None,
+    prompt_column: str | None,
+    answer_column: str | None,
+    reward: str | None,
+) -> list[Benchmark]:
+    chosen = [find_benchmark(name) for name in dict.fromkeys(names)]
+    if data is None and (prompt_column or answer_column or reward):
+        raise UserError(
+            "--prompt-column, --answer-column and --reward describe a file of your own",
+            needed="--data FILE beside them",
+            remedy="benchmarks bring their own columns and verifier",
+        )
+    if data is not None:
+        if reward is None:
+            raise UserError(
+                "nothing says how to score the file", where=f"--data {data}", needed="--reward FUNCTION"
+            )
+        chosen.append(
+            Benchmark(
+                name=Path(data).stem,
+                path=str(Path(data).absolute()),
+                prompt_column=prompt_column or "prompt",
+                answer_column=answer_column or "answer",
+                reward=reward,
+            )
+        )
+    if not chosen:
+        raise UserError(
+            "nothing to evaluate on", needed="--benchmarks NAME,NAME or --data FILE with --reward"
+        )
+    if len({benchmark.name for benchmark in chosen}) < len(chosen):
+        raise UserError(
+            "the file has the name of a benchmark", found=Path(data or "").stem, remedy="rename it"
+        )
+    return chosen
+
+
+def _settings(
+    samples: int,
+    temperature: float | None,
+    top_p: float,
+    max_response_tokens: int,
+    limit: int | None,
+    seed: int,
+) -> EvaluationSettings:
+    for flag, value, fine, needed in (
+        ("--samples", samples, samples >= 1, "at least 1"),
+        ("--temperature", temperature, temperature is None or temperature >= 0, "0 (greedy) or more"),
+        ("--top-p", top_p, 0 < top_p <= 1, "above 0, at most 1"),
+        ("--max-response-tokens", max_response_tokens, max_response_tokens >= 1, "at least 1"),
+        ("--limit", limit, limit is None or limit >= 1, "at least 1"),
+    ):
+        if not fine:
+            raise UserError(f"{flag} is out of range", found=value, needed=needed)
+    if temperature is None:
+        temperature = 0.0 if samples == 1 else 1.0
+    if temperature == 0 and samples > 1:
+        raise UserError(
+            "greedy sampling gives the same response every time",
+            found=f"--samples {samples} with --temperature 0",
+            needed="a temperature above 0, or one sample",
+        )
+    sampling = SamplingSettings(temperature=temperature, top_p=top_p, max_tokens=max_response_tokens)
+    return EvaluationSettings(samples_per_problem=samples, sampling=sampling, seed=seed)
+
+
+def _prompt_budget(max_positions: int | None, max_response_tokens: int) -> int:
+    """Tokens that the model's context leaves for a prompt."""
+    if max_positions is None:
+        return 1_000_000  # a model without a position limit
+    if max_response_tokens >= max_positions:
+        raise UserError(
+            "the model's context has no room for a prompt",
+            where="--max-response-tokens",
+            found=max_response_tokens,
+            needed=f"below {max_positions}, the model's number of positions",
+        )
+    return max_positions - max_response_tokens
+
+
+def _refuse_incomplete(results: dict[str, EvaluationResult], settings: EvaluationSettings) -> None:
+    for name, result in results.items():
+        if not result.complete:
+            raise ScoringError(
+                f"too many samples of {name} failed to score; its accuracy is only a lower bound",
+                where=result.output,
+                found=f"{result.failed_share:.1%} of samples",
+                needed=f"at most {settings.max_failure_share:.1%}",
+                remedy="read the notes in generations.jsonl; mend the verifier, then run `rlpost regrade`",
+            )

@@ -1,0 +1,162 @@
+"""From graded generations to numbers: a pure function, so that regrading repeats it exactly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlpost.data.trajectory import OUTCOMES
+from rlpost.evaluation.answers import extract_answer
+from rlpost.evaluation.generations import GENERATIONS, Generation, write_text
+from rlpost.evaluation.statistics import (
+    Estimate,
+    average_at_k,
+    estimate,
+    majority_at_k,
+    pass_at_k,
+    powers_of_two_up_to,
+)
+
+RESULTS = "results.json"
+PROBLEMS = "problems.jsonl"
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation came to.
+
+    Attributes:
+        output: the directory with generations.jsonl, problems.jsonl and results.json.
+        problems: number of problems P.
+        samples_per_problem: responses per problem n.
+        metrics: "avg@n", "pass@k" for k = 1, 2, 4, ..., n and, where answers could be
+            extracted, "maj@k" for the same k; each a mean over problems. A sample is correct
+            when it scores 1 or more; one that failed to score counts as not correct.
+        score_mean: mean score of the samples that were scored; None when none was.
+        truncated_share: samples that hit the token limit.
+        failed_share: samples that failed to score (timeout or error).
+        answer_share: samples that hold an extractable answer.
+        response_tokens_mean: tokens per response.
+        outcomes: samples by outcome.
+        complete: False when `failed_share` exceeds what the settings allow: the numbers are
+            then a lower bound and nothing more.
+    """
+
+    output: Path
+    problems: int
+    samples_per_problem: int
+    metrics: Mapping[str, Estimate]
+    score_mean: float | None
+    truncated_share: float
+    failed_share: float
+    answer_share: float
+    response_tokens_mean: float
+    outcomes: Mapping[str, int]
+    complete: bool
+
+    @property
+    def accuracy(self) -> Estimate:
+        """avg@n: the chance that one sample is correct."""
+        return self.metrics[f"avg@{self.samples_per_problem}"]
+
+    def summary(self) -> dict[str, Any]:
+        """The headline as plain JSON, for a run's summary.json."""
+        return {
+            "accuracy": self.accuracy.value,
+            "low": self.accuracy.low,
+            "high": self.accuracy.high,
+            "level": self.accuracy.level,
+            "problems": self.problems,
+            "samples_per_problem": self.samples_per_problem,
+            "truncated_share": self.truncated_share,
+            "failed_share": self.failed_share,
+            "complete": self.complete,
+        }
+
+    def scalars(self) -> dict[str, float]:
+        """The same and more as metrics named `eval/...`."""
+        named = {
+            "eval/accuracy": self.accuracy.value,
+            "eval/accuracy_low": self.accuracy.low,
+            "eval/accuracy_high": self.accuracy.high,
+            "eval/truncated_share": self.truncated_share,
+            "eval/failed_share": self.failed_share,
+            "eval/response_tokens_mean": self.response_tokens_mean,
+        }
+        if self.score_mean is not None:
+            named["eval/score_mean"] = self.score_mean
+        return named | {f"eval/{name}": m.value for name, m in self.metrics.items() if m is not self.accuracy}
+
+
+def summarise(
+    generations: Sequence[Generation], n: int, seed: int, max_failure_share: float, output: Path
+) -> tuple[EvaluationResult, list[dict[str, Any]]]:
+    """The result and the per-problem table.
+
+    Args:
+        generations: P * n of them, problem by problem.
+        n: samples per problem.
+        seed: decides bootstrap resamples and the draws of maj@k.
+        max_failure_share: above it the result is marked incomplete.
+        output: where the result's files lie.
+    """
+    groups = [generations[i : i + n] for i in range(0, len(generations), n)]
+    answers = [[extract_answer(g.text) for g in group] for group in groups]
+    correct = [[g.correct for g in group] for group in groups]
+    correct_P = np.array([sum(verdicts) for verdicts in correct])
+    metrics = {f"avg@{n}": estimate(average_at_k(correct), seed=seed)}
+    for k in powers_of_two_up_to(n):
+        metrics[f"pass@{k}"] = estimate(pass_at_k(n, correct_P, k), seed=seed)
+    answered = sum(a is not None for group in answers for a in group)
+    if answered:
+        for k in powers_of_two_up_to(n):
+            votes = [majority_at_k(a, c, k, seed=seed) for a, c in zip(answers, correct, strict=True)]
+            metrics[f"maj@{k}"] = estimate(votes, seed=seed)
+    scores = [g.reward.score for g in generations if g.reward.score is not None]
+    total = len(generations)
+    failed_share = (total - len(scores)) / total
+    result = EvaluationResult(
+        output=output,
+        problems=len(groups),
+        samples_per_problem=n,
+        metrics=metrics,
+        score_mean=sum(scores) / len(scores) if scores else None,
+        truncated_share=sum(g.finish_reason == "length" for g in generations) / total,
+        failed_share=failed_share,
+        answer_share=answered / total,
+        response_tokens_mean=sum(len(g.token_ids) for g in generations) / total,
+        outcomes={o: sum(g.reward.outcome == o for g in generations) for o in OUTCOMES},
+        complete=failed_share <= max_failure_share,
+    )
+    rows = [_problem_row(group, votes) for group, votes in zip(groups, answers, strict=True)]
+    return result, rows
+
+
+def write_results(
+    result: EvaluationResult, problems: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]
+) -> None:
+    """problems.jsonl and results.json, each in one step. They hold nothing that depends on time."""
+    fields = {k: v for k, v in asdict(result).items() if k != "output"}
+    record = {**fields, "files": {"generations": GENERATIONS, "problems": PROBLEMS}, "manifest": manifest}
+    write_text(result.output / PROBLEMS, "".join(json.dumps(row) + "\n" for row in problems))
+    write_text(result.output / RESULTS, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def _problem_row(group: Sequence[Generation], answers: Sequence[str | None]) -> dict[str, Any]:
+    scores = [g.reward.score for g in group if g.reward.score is not None]
+    return {
+        "problem": group[0].problem,
+        "prompt_id": group[0].prompt_id,
+        "samples": len(group),
+        "correct": sum(g.correct for g in group),
+        "failed": len(group) - len(scores),
+        "truncated": sum(g.finish_reason == "length" for g in group),
+        "score_mean": sum(scores) / len(scores) if scores else None,
+        "response_tokens_mean": sum(len(g.token_ids) for g in group) / len(group),
+        "answers": list(answers),
+    }
