@@ -5,26 +5,37 @@ Rules over several keys live in `rlpost.config.rules`, one function each.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class Section(BaseModel):
-    """Unknown keys are errors; a loaded configuration never changes."""
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+class Section(BaseModel):
+    """Unknown keys and values of another type are errors; a loaded configuration never changes."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class TinyModelConfig(Section):
     """The model that `model.init: tiny` builds on the spot: Qwen2 architecture, byte tokens."""
 
     hidden_size: int = Field(default=128, ge=8)
+    """Width of the residual stream; a multiple of twice `heads`."""
     layers: int = Field(default=4, ge=1)
+    """Transformer blocks."""
     heads: int = Field(default=4, ge=1)
+    """Attention heads of a block."""
     intermediate_size: int = Field(default=512, ge=8)
+    """Width of the feed-forward layer."""
     max_positions: int = Field(default=4096, ge=16)
+    """The longest sequence, prompt plus response, in tokens."""
     tie_embeddings: bool = True
+    """Whether input and output embeddings share one matrix."""
 
 
 class ModelConfig(Section):
@@ -37,9 +48,11 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the policy's weights and activations; log-probs are always float32."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you have read that code."""
     tiny: TinyModelConfig = TinyModelConfig()
+    """The size of the tiny model; read only with `init: tiny`."""
 
 
 class DataConfig(Section):
@@ -50,10 +63,13 @@ class DataConfig(Section):
     dataset: str | None = None
     """A Hugging Face dataset id."""
     subset: str | None = None
+    """The subset (configuration) of `dataset`."""
     split: str = "train"
+    """The split of `dataset`."""
     task: str | None = None
     """A built-in synthetic task, such as `addition`."""
     task_options: dict[str, Any] = {}
+    """Arguments of `task`."""
     prompt_column: str = "prompt"
     """Text, or a list of chat messages with `role` and `content`."""
     answer_column: str | None = "answer"
@@ -66,9 +82,11 @@ class DataConfig(Section):
     """`chat` applies the tokenizer's template, `none` takes the text as it is; `auto` is `chat`
     when the tokenizer has a template."""
     system_prompt: str | None = None
+    """A system message before each prompt; needs a chat template."""
     instruction: str | None = None
     """Appended to each text prompt, after a blank line."""
     max_prompt_tokens: int = Field(default=1024, ge=1)
+    """The longest prompt, in tokens, after the template."""
     overlong_prompts: Literal["error", "drop", "truncate"] = "error"
     """What happens to prompts above `max_prompt_tokens`; dropped and truncated ones are counted.
     `truncate` keeps the last tokens."""
@@ -82,13 +100,19 @@ class RolloutConfig(Section):
     """How responses are sampled during training."""
 
     engine: Literal["torch"] = "torch"
+    """What decodes: `torch` samples with the Hugging Face model itself, on any machine."""
     workers: int = Field(default=1, ge=1)
     """Rollout workers; more than one needs `cluster.mode: ray`."""
     temperature: float = Field(default=1.0, gt=0)
+    """Divides the logits, when sampling and in the learner alike."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Sample from the smallest set of tokens with this much probability; 1 keeps all."""
     top_k: int = Field(default=0, ge=0)
+    """Sample from this many most probable tokens; 0 keeps all."""
     max_response_tokens: int = Field(default=1024, ge=1)
+    """Longer responses are cut here and counted as truncated."""
     stop: list[str] = []
+    """A response ends when its text holds one of these."""
     slots: int = Field(default=64, ge=1)
     """Responses that one worker decodes at the same time; finished ones make room."""
 
@@ -99,6 +123,7 @@ class RewardConfig(Section):
     function: str
     """A file `path/to/file.py`, `path/to/file.py:name`, or a shipped one such as `gsm8k`."""
     weight: float = 1.0
+    """Its factor in the sum."""
     name: str | None = None
     """The name of its metric; the file's name without one."""
     options: dict[str, Any] = {}
@@ -109,6 +134,7 @@ class ScoringConfig(Section):
     """The processes that run reward functions."""
 
     workers: int = Field(default=2, ge=1)
+    """Warm processes that score at the same time."""
     deadline_s: float = Field(default=5.0, gt=0)
     """Seconds that one sample may take; past it the worker is killed and replaced."""
     max_failure_share: float = Field(default=0.2, ge=0, le=1)
@@ -121,7 +147,9 @@ class TrainConfig(Section):
     """One stage's budget and optimizer. Two numbers set all sizes; see `rlpost explain`."""
 
     steps: int = Field(default=100, ge=1)
+    """Rounds of sampling, scoring and updating."""
     prompts_per_step: int = Field(default=32, ge=1)
+    """Prompts drawn for one step."""
     samples_per_prompt: int = Field(default=8, ge=1)
     """Responses per prompt; 1 in a supervised stage."""
     updates_per_step: int = Field(default=1, ge=1)
@@ -131,13 +159,19 @@ class TrainConfig(Section):
     layout: Literal["packed", "padded"] = "packed"
     """`packed` puts sequences end to end; `padded` buckets them by length."""
     learning_rate: float = Field(default=1e-6, gt=0)
+    """AdamW's, at its highest."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """The learning rate after the warm-up: as it is, or down to 0 at the stage's end."""
     warmup_steps: int = Field(default=0, ge=0)
     """Updates over which the learning rate rises linearly from 0."""
     weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decoupled weight decay."""
+    betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.9, 0.999)
+    """AdamW's decay of the gradient's mean and of its square's."""
     epsilon: float = Field(default=1e-8, gt=0)
+    """AdamW's term in the denominator."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """The whole gradient is scaled down to this norm when it is longer."""
 
 
 class EvaluationConfig(Section):
@@ -148,16 +182,22 @@ class EvaluationConfig(Section):
     problems: int | None = Field(default=None, ge=1)
     """Take only the first problems."""
     samples_per_problem: int = Field(default=1, ge=1)
+    """Responses per problem; the accuracy is their average."""
     temperature: float = Field(default=1.0, ge=0)
+    """Divides the logits; 0 takes the most probable token."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """As in `rollout`."""
     top_k: int = Field(default=0, ge=0)
-    max_response_tokens: int | None = None
+    """As in `rollout`."""
+    max_response_tokens: int | None = Field(default=None, ge=1)
     """None: the same as in training."""
     every: int = Field(default=0, ge=0)
     """Steps between evaluations during a stage; 0 means only before and after."""
 
 
 class CheckpointConfig(Section):
+    """What a run can be resumed from."""
+
     every: int = Field(default=50, ge=1)
     """Steps between checkpoints; one is also written at the end of every stage."""
     keep: int = Field(default=2, ge=1)
@@ -165,9 +205,12 @@ class CheckpointConfig(Section):
 
 
 class ClusterConfig(Section):
+    """Where the parts of a run live."""
+
     mode: Literal["inline", "ray"] = "inline"
     """`inline` runs everything in the driver's process (scorers excepted); `ray` as Ray actors."""
     learner_ranks: int = Field(default=1, ge=1)
+    """Learner processes that share each update; more than one needs `mode: ray`."""
     address: str | None = None
     """An existing Ray cluster; None starts one on this machine, bound to loopback."""
     deadline_s: float = Field(default=1800.0, gt=0)
@@ -177,6 +220,8 @@ class ClusterConfig(Section):
 
 
 class WeightsConfig(Section):
+    """Proofs that the engines sample from the weights that the learner sent."""
+
     probe_every: int = Field(default=50, ge=1)
     """Transfers between two probes; the first transfer is always probed."""
     probe_tolerance: float = Field(default=1e-3, gt=0)
@@ -184,7 +229,10 @@ class WeightsConfig(Section):
 
 
 class MonitorConfig(Section):
+    """What a run writes beside its metrics."""
+
     tensorboard: bool = True
+    """Write TensorBoard event files to the run directory."""
     rollouts: bool = True
     """Write every step's trajectories to rollouts/."""
 
@@ -193,28 +241,43 @@ class StageConfig(Section):
     """One stage, complete: what the stage does not say, the top level says."""
 
     name: str
+    """Names the stage in metrics, sample ids and overrides (`stages.NAME.train.steps=3`)."""
     source: Literal["rollouts", "demonstrations"] = "rollouts"
     """Learn from sampled responses, or from the dataset's demonstrations."""
     data: DataConfig
+    """Prompts of this stage."""
     rollout: RolloutConfig = RolloutConfig()
+    """Sampling of this stage."""
     rewards: list[RewardConfig] = []
+    """Reward functions of this stage; needed with `source: rollouts`."""
     algorithm: dict[str, Any]
     """`{base: grpo, ...}`: a row of `rlpost algorithms` and the parts changed in it."""
     train: TrainConfig = TrainConfig()
+    """Budget and optimizer of this stage."""
 
 
 class RunConfig(Section):
     """A resolved configuration: what `config.yaml` in the run directory holds."""
 
     name: str = "run"
-    seed: int = 0
+    """The run directory's name starts with it."""
+    seed: int = Field(default=0, ge=0)
+    """Decides everything random: initial weights, order of prompts, every sample."""
     output: str = "runs"
     """Run directories are made under this folder."""
     model: ModelConfig
+    """The policy's starting point."""
     stages: list[StageConfig] = Field(min_length=1)
+    """Run one after the other, each on the weights of the one before."""
     scoring: ScoringConfig = ScoringConfig()
+    """The processes that run reward functions."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """Held-out problems, asked before, during and after training."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """What a run can be resumed from."""
     cluster: ClusterConfig = ClusterConfig()
+    """Where the parts of a run live."""
     weights: WeightsConfig = WeightsConfig()
+    """Proofs that the engines sample from the weights that the learner sent."""
     monitor: MonitorConfig = MonitorConfig()
+    """What a run writes beside its metrics."""

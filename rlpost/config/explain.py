@@ -1,0 +1,185 @@
+"""What a configuration will do, in words: sizes with their arithmetic, the objective, the schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from rlpost.config.rules import reward_name, stage_objective
+from rlpost.config.schema import DataConfig, RunConfig, StageConfig
+
+
+def explain(config: RunConfig) -> str:
+    """The plan of a run, one block for the run and one for each stage."""
+    blocks = [_block(f"run `{config.name}`", _run(config))]
+    for number, stage in enumerate(config.stages, 1):
+        title = f"stage {number} of {len(config.stages)}: `{stage.name}`"
+        blocks.append(_block(title, _stage(stage, config)))
+    return "\n\n".join(blocks)
+
+
+def _block(title: str, entries: Iterator[tuple[str, str]]) -> str:
+    lines = [title]
+    for label, text in entries:
+        head, *rest = text.splitlines()
+        lines.append(f"  {label:12s}{head}")
+        lines += [f"  {'':12s}{line}" for line in rest]
+    return "\n".join(lines)
+
+
+def _run(config: RunConfig) -> Iterator[tuple[str, str]]:
+    tiny = config.model.tiny
+    model = (
+        f"tiny: Qwen2 of {_count(tiny.layers, 'layer')}, width {tiny.hidden_size}, random weights from the seed"
+        if config.model.init == "tiny"
+        else config.model.init + (f" at revision {config.model.revision}" if config.model.revision else "")
+    )
+    yield "model", f"{model}; {config.model.dtype}"
+    yield "seed", str(config.seed)
+    yield "runs on", _placement(config)
+    yield (
+        "scoring",
+        (
+            f"{_count(config.scoring.workers, 'process', 'processes')}, {config.scoring.deadline_s:g} s a sample; "
+            f"the run stops when more than {config.scoring.max_failure_share:.0%} of a step fail to score"
+        ),
+    )
+    yield "evaluation", _evaluation(config)
+    yield (
+        "checkpoint",
+        (
+            f"every {_count(config.checkpoint.every, 'step')} and at each stage's end, newest {config.checkpoint.keep} kept"
+        ),
+    )
+
+
+def _placement(config: RunConfig) -> str:
+    cluster = config.cluster
+    if cluster.mode == "inline":
+        return "this process (cluster.mode: inline)"
+    where = (
+        f"the Ray cluster at {cluster.address}"
+        if cluster.address
+        else "a Ray cluster started on this machine"
+    )
+    return (
+        f"{where}, {_count(cluster.learner_ranks, 'learner rank')}, waits of at most {cluster.deadline_s:g} s"
+    )
+
+
+def _evaluation(config: RunConfig) -> str:
+    settings = config.evaluation
+    sources = [settings.data] if settings.data else [s.data for s in config.stages if s.data.task is not None]
+    if not sources:
+        return "none: no evaluation.data, and no task with a held-out split"
+    source = _source(sources[-1]) + ("" if settings.data else ", its held-out split")
+    problems = f"the first {_count(settings.problems, 'problem')}" if settings.problems else "all problems"
+    mode = f"sampled at temperature {settings.temperature:g}" if settings.temperature else "greedy"
+    often = f", every {_count(settings.every, 'step')}" if settings.every else ""
+    answers = _count(settings.samples_per_problem, "response")
+    return f"{source}: {problems}, {answers} each, {mode}; before{often} and after"
+
+
+def _stage(stage: StageConfig, config: RunConfig) -> Iterator[tuple[str, str]]:
+    yield (
+        "learns from",
+        ("demonstrations" if stage.source == "demonstrations" else f"sampled responses, {_sampling(stage)}"),
+    )
+    yield "data", f"{_source(stage.data)}; template {stage.data.template}; {_overlong(stage.data)}"
+    if stage.source == "rollouts":
+        yield "rewards", " + ".join(f"{reward.weight:g} x {reward_name(reward)}" for reward in stage.rewards)
+    yield "each step", _arithmetic(stage, config.cluster.learner_ranks)
+    yield "in total", _budget(stage)
+    yield "optimizer", _optimizer(stage)
+    yield "objective", f"{stage.algorithm['base']}\n{stage_objective(stage).describe()}"
+    for note in _notes(stage):
+        yield "note", note
+
+
+def _sampling(stage: StageConfig) -> str:
+    rollout = stage.rollout
+    parts = [f"temperature {rollout.temperature:g}"]
+    parts += [f"top_p {rollout.top_p:g}"] if rollout.top_p < 1 else []
+    parts += [f"top_k {rollout.top_k}"] if rollout.top_k else []
+    parts += [f"at most {_count(rollout.max_response_tokens, 'token')}"]
+    workers = f"{_count(rollout.workers, 'worker')} x {_count(rollout.slots, 'slot')}"
+    return f"{', '.join(parts)}, {workers}"
+
+
+def _source(data: DataConfig) -> str:
+    if data.task is not None:
+        return f"task {data.task}"
+    if data.dataset is not None:
+        subset = f", subset {data.subset}" if data.subset else ""
+        return f"dataset {data.dataset}{subset}, split {data.split}"
+    return str(data.path)
+
+
+def _overlong(data: DataConfig) -> str:
+    fate = {
+        "error": "are an error",
+        "drop": "are dropped and counted",
+        "truncate": "lose their start and are counted",
+    }
+    return f"prompts above {data.max_prompt_tokens} tokens {fate[data.overlong_prompts]}"
+
+
+def _arithmetic(stage: StageConfig, ranks: int) -> str:
+    """The batch sizes of a step, each with its unit."""
+    train = stage.train
+    sequences = train.prompts_per_step * train.samples_per_prompt
+    update = sequences // train.updates_per_step
+    longest = stage.data.max_prompt_tokens + stage.rollout.max_response_tokens
+    together = train.tokens_per_microbatch // longest
+    share = math.ceil(update / ranks)
+    per_rank = f", at most {share} on each of {ranks} ranks" if ranks > 1 else ""
+    return "\n".join(
+        [
+            f"{_count(train.prompts_per_step, 'prompt')} x {_count(train.samples_per_prompt, 'sample')} "
+            f"= {_count(sequences, 'sequence')}",
+            f"{_count(train.updates_per_step, 'update')} of {_count(update, 'sequence')}{per_rank}",
+            f"at most {_count(math.ceil(share / together), 'micro-batch', 'micro-batches')} "
+            f"of {train.tokens_per_microbatch} tokens an update{' and rank' if ranks > 1 else ''} "
+            f"(a sequence has at most {stage.data.max_prompt_tokens} + {stage.rollout.max_response_tokens} "
+            f"= {longest} tokens, so {together} always fit)",
+        ]
+    )
+
+
+def _budget(stage: StageConfig) -> str:
+    train = stage.train
+    prompts = train.steps * train.prompts_per_step
+    return (
+        f"{_count(train.steps, 'step')}, {_count(prompts, 'prompt')}, "
+        f"{_count(prompts * train.samples_per_prompt, 'sample')}, "
+        f"{_count(train.steps * train.updates_per_step, 'update')}; epochs depend on the data's size"
+    )
+
+
+def _optimizer(stage: StageConfig) -> str:
+    train = stage.train
+    warmup = f"{_count(train.warmup_steps, 'update')} of warm-up, then " if train.warmup_steps else ""
+    fate = {"constant": "constant", "linear": "linearly down to 0", "cosine": "down to 0 along a cosine"}
+    return (
+        f"AdamW, learning rate {train.learning_rate:g}, {warmup}{fate[train.schedule]}; "
+        f"gradient norm clipped at {train.max_grad_norm:g}"
+    )
+
+
+def _notes(stage: StageConfig) -> Iterator[str]:
+    rollout, train = stage.rollout, stage.train
+    if stage.source == "rollouts" and (rollout.top_p < 1 or rollout.top_k):
+        yield (
+            "top_p and top_k cut the distribution that is sampled, while the learner's log-probs are of the whole "
+            "one;\nlogprob gaps are then expected, and the policy never sees the tokens that were cut off"
+        )
+    if train.warmup_steps >= train.steps * train.updates_per_step:
+        yield (
+            f"the warm-up of {_count(train.warmup_steps, 'update')} is not over after the stage's "
+            f"{_count(train.steps * train.updates_per_step, 'update')}: the learning rate stays below "
+            f"{train.learning_rate:g}"
+        )
+
+
+def _count(number: int, unit: str, units: str | None = None) -> str:
+    return f"{number} {unit if number == 1 else units or unit + 's'}"

@@ -1,0 +1,303 @@
+"""Rules over several keys, one function each; every message shows its arithmetic."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rlpost.config.problems import Problem
+from rlpost.config.schema import DataConfig, RewardConfig, RunConfig, StageConfig
+from rlpost.config.yaml_text import KeyPath
+from rlpost.estimator import CompositionError, Objective, build_objective
+
+Rule = Callable[[RunConfig], Iterator[Problem]]
+
+
+def check(config: RunConfig) -> list[Problem]:
+    """Every broken rule of a configuration whose single keys are right."""
+    return [problem for rule in RULES for problem in rule(config)]
+
+
+def stage_names_are_unique_words(config: RunConfig) -> Iterator[Problem]:
+    """A stage's name is part of file names, sample ids and override paths."""
+    counts = Counter(stage.name for stage in config.stages)
+    for index, stage in enumerate(config.stages):
+        path: KeyPath = ("stages", index, "name")
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", stage.name):
+            yield Problem(
+                path,
+                "a stage's name is not a plain word",
+                found=repr(stage.name),
+                needed="letters, digits, `_` or `-`, starting with a letter",
+            )
+        elif counts[stage.name] > 1:
+            yield Problem(
+                path, f"{counts[stage.name]} stages have the name `{stage.name}`", needed="a name for each"
+            )
+
+
+def prompts_have_one_source(config: RunConfig) -> Iterator[Problem]:
+    """Exactly one of `path`, `dataset` and `task`; options of another source would have no effect."""
+    for path, data in _data_sections(config):
+        given = {
+            name: value for name in ("path", "dataset", "task") if (value := getattr(data, name)) is not None
+        }
+        if len(given) != 1:
+            found = " and ".join(f"{name}: {value}" for name, value in given.items()) or "none of them"
+            needed = "exactly one of `path`, `dataset`, `task`"
+            extra = [name for name in given if name != "path"] if "path" in given else list(given)[1:]
+            remedy = f"set {' and '.join(f'`{name}: null`' for name in extra)} to drop it" if given else None
+            yield Problem(path, "prompts need one source", found, needed, remedy)
+        if data.subset is not None and data.dataset is None:
+            yield Problem((*path, "subset"), "`subset` is read only with `dataset`", found=repr(data.subset))
+        if data.task_options and data.task is None:
+            yield Problem(
+                (*path, "task_options"), "`task_options` are read only with `task`", found=data.task_options
+            )
+
+
+def updates_divide_samples(config: RunConfig) -> Iterator[Problem]:
+    """One step's sequences are divided evenly into its updates."""
+    for index, stage in enumerate(config.stages):
+        prompts, samples, updates = _sizes(stage)
+        sequences = prompts * samples
+        if sequences % updates:
+            multiple = updates // math.gcd(updates, prompts)
+            near_samples = " or ".join(str(n) for n in _multiples_near(samples, multiple))
+            near_updates = " or ".join(str(n) for n in _divisors_near(sequences, updates))
+            yield Problem(
+                ("stages", index, "train", "updates_per_step"),
+                "a step's samples do not divide into its updates",
+                found=f"{prompts} prompts_per_step x {samples} samples_per_prompt = {sequences} sequences, "
+                f"{sequences} / {updates} updates_per_step = {sequences / updates:g}",
+                needed="a whole number of sequences per update",
+                remedy=f"set samples_per_prompt to {near_samples}, or updates_per_step to {near_updates}",
+            )
+
+
+def every_rank_has_a_sequence(config: RunConfig) -> Iterator[Problem]:
+    """An update has at least one sequence for each learner rank."""
+    ranks = config.cluster.learner_ranks
+    for index, stage in enumerate(config.stages):
+        prompts, samples, updates = _sizes(stage)
+        if prompts * samples % updates == 0 and prompts * samples // updates < ranks:
+            yield Problem(
+                ("stages", index, "train", "prompts_per_step"),
+                "an update has fewer sequences than learner ranks",
+                found=f"{prompts} prompts x {samples} samples / {updates} updates = "
+                f"{prompts * samples // updates} sequences, {ranks} ranks",
+                remedy=f"set prompts_per_step to {math.ceil(ranks * updates / samples)} or more, "
+                f"or cluster.learner_ranks to {prompts * samples // updates} or less",
+            )
+
+
+def a_sequence_fits_a_microbatch(config: RunConfig) -> Iterator[Problem]:
+    """The longest prompt with the longest response fits into one forward pass."""
+    for index, stage in enumerate(config.stages):
+        prompt, response = stage.data.max_prompt_tokens, stage.rollout.max_response_tokens
+        if stage.train.tokens_per_microbatch < prompt + response:
+            yield Problem(
+                ("stages", index, "train", "tokens_per_microbatch"),
+                "the longest sequence does not fit into a micro-batch",
+                found=f"{stage.train.tokens_per_microbatch} tokens_per_microbatch, but {prompt} max_prompt_tokens "
+                f"+ {response} max_response_tokens = {prompt + response}",
+                needed=f"at least {prompt + response}, or smaller data.max_prompt_tokens "
+                "or rollout.max_response_tokens",
+            )
+
+
+def rollouts_are_rewarded(config: RunConfig) -> Iterator[Problem]:
+    """A stage that learns from samples needs a reward."""
+    for index, stage in enumerate(config.stages):
+        if stage.source == "rollouts" and not stage.rewards:
+            yield Problem(
+                ("stages", index, "rewards"),
+                f"stage `{stage.name}` learns from sampled responses, but nothing rewards them",
+                needed="`rewards: NAME` or a list of reward functions",
+                remedy="name a file such as my_reward.py, or a shipped one: exact_match, gsm8k, math, format",
+            )
+
+
+def reward_names_are_unique(config: RunConfig) -> Iterator[Problem]:
+    """Each reward function has a metric of its own."""
+    for index, stage in enumerate(config.stages):
+        counts = Counter(reward_name(reward) for reward in stage.rewards)
+        for name, count in counts.items():
+            if count > 1:
+                yield Problem(
+                    ("stages", index, "rewards"),
+                    f"{count} reward functions share the metric name `{name}`",
+                    remedy="give each a `name`",
+                )
+
+
+def algorithms_are_valid(config: RunConfig) -> Iterator[Problem]:
+    """The algorithm is a row of the table whose parts fit together."""
+    for index, stage in enumerate(config.stages):
+        path: KeyPath = ("stages", index, "algorithm")
+        if "base" not in stage.algorithm:
+            yield Problem(
+                path, "the algorithm has no `base`", found=stage.algorithm, remedy="see `rlpost algorithms`"
+            )
+            continue
+        try:
+            stage_objective(stage)
+        except CompositionError as error:
+            yield Problem(path, str(error), found=stage.algorithm, remedy="see `rlpost algorithms`")
+
+
+def groups_have_two_samples(config: RunConfig) -> Iterator[Problem]:
+    """An advantage relative to a group needs something to compare with."""
+    for index, stage, objective in _valid_objectives(config):
+        samples = stage.train.samples_per_prompt
+        if stage.source == "rollouts" and samples < 2 and objective.needs_group:
+            yield Problem(
+                ("stages", index, "train", "samples_per_prompt"),
+                f"`{stage.algorithm['base']}` compares the samples of a prompt with each other",
+                found=f"{samples} sample per prompt",
+                needed="at least 2",
+            )
+
+
+def algorithms_fit_their_source(config: RunConfig) -> Iterator[Problem]:
+    """Every term of the objective reads the kind of data that the stage gives."""
+    for index, stage, objective in _valid_objectives(config):
+        idle = {term.rows for term in objective.terms} - {"all", stage.source}
+        if idle:
+            yield Problem(
+                ("stages", index, "source"),
+                f"`{stage.algorithm['base']}` learns from {' and '.join(sorted(idle))}",
+                found=f"source: {stage.source} in stage `{stage.name}`",
+                needed="source: demonstrations for sft, source: rollouts for reinforcement learning",
+            )
+
+
+def demonstrations_are_there(config: RunConfig) -> Iterator[Problem]:
+    """A supervised stage needs demonstrations, one for each prompt."""
+    for index, stage in enumerate(config.stages):
+        if stage.source != "demonstrations":
+            continue
+        if stage.data.demonstration_column is None and stage.data.task is None:
+            yield Problem(
+                ("stages", index, "data", "demonstration_column"),
+                f"stage `{stage.name}` learns from demonstrations, but no column holds them",
+                needed="`demonstration_column: NAME`, or a built-in task",
+            )
+        if stage.train.samples_per_prompt != 1:
+            yield Problem(
+                ("stages", index, "train", "samples_per_prompt"),
+                "a prompt has one demonstration",
+                found=f"{stage.train.samples_per_prompt} samples_per_prompt",
+                needed="samples_per_prompt: 1 in a stage with source: demonstrations",
+            )
+
+
+def more_processes_need_ray(config: RunConfig) -> Iterator[Problem]:
+    """`inline` is one process: one rollout worker, one learner rank."""
+    if config.cluster.mode == "ray":
+        return
+    if config.cluster.learner_ranks > 1:
+        yield Problem(
+            ("cluster", "learner_ranks"),
+            "more than one learner rank needs Ray",
+            found=f"{config.cluster.learner_ranks} learner_ranks with mode: inline",
+            needed="cluster.mode: ray",
+        )
+    for index, stage in enumerate(config.stages):
+        if stage.rollout.workers > 1:
+            yield Problem(
+                ("stages", index, "rollout", "workers"),
+                "more than one rollout worker needs Ray",
+                found=f"{stage.rollout.workers} workers with cluster.mode: inline",
+                needed="cluster.mode: ray",
+            )
+
+
+def the_tiny_model_is_well_formed(config: RunConfig) -> Iterator[Problem]:
+    """Heads divide the width into even parts (rotary embeddings pair them); sequences fit."""
+    tiny = config.model.tiny
+    if config.model.init != "tiny":
+        return
+    if tiny.hidden_size % (2 * tiny.heads):
+        step = 2 * tiny.heads
+        yield Problem(
+            ("model", "tiny", "hidden_size"),
+            "the width does not divide into heads of an even size",
+            found=f"{tiny.hidden_size} / {tiny.heads} heads = {tiny.hidden_size / tiny.heads:g}",
+            needed=" or ".join(str(n) for n in _multiples_near(tiny.hidden_size, step)),
+        )
+    for index, stage in enumerate(config.stages):
+        longest = stage.data.max_prompt_tokens + stage.rollout.max_response_tokens
+        if longest > tiny.max_positions:
+            yield Problem(
+                ("model", "tiny", "max_positions"),
+                f"sequences of stage `{stage.name}` may be longer than the tiny model reads",
+                found=f"{stage.data.max_prompt_tokens} max_prompt_tokens + {stage.rollout.max_response_tokens} "
+                f"max_response_tokens = {longest}, but {tiny.max_positions} max_positions",
+                needed=f"model.tiny.max_positions of at least {longest}",
+            )
+
+
+RULES: tuple[Rule, ...] = (
+    stage_names_are_unique_words,
+    prompts_have_one_source,
+    updates_divide_samples,
+    every_rank_has_a_sequence,
+    a_sequence_fits_a_microbatch,
+    rollouts_are_rewarded,
+    reward_names_are_unique,
+    algorithms_are_valid,
+    groups_have_two_samples,
+    algorithms_fit_their_source,
+    demonstrations_are_there,
+    more_processes_need_ray,
+    the_tiny_model_is_well_formed,
+)
+
+
+def reward_name(reward: RewardConfig) -> str:
+    """The name of a reward's metric: its `name`, or its file's name."""
+    return reward.name or Path(reward.function.split(":")[0]).stem
+
+
+def _sizes(stage: StageConfig) -> tuple[int, int, int]:
+    return stage.train.prompts_per_step, stage.train.samples_per_prompt, stage.train.updates_per_step
+
+
+def _data_sections(config: RunConfig) -> Iterator[tuple[KeyPath, DataConfig]]:
+    for index, stage in enumerate(config.stages):
+        yield ("stages", index, "data"), stage.data
+    if config.evaluation.data is not None:
+        yield ("evaluation", "data"), config.evaluation.data
+
+
+def stage_objective(stage: StageConfig) -> Objective:
+    """The objective that a stage trains.
+
+    Raises:
+        CompositionError: the stage's `algorithm` is not valid.
+    """
+    return build_objective(stage.algorithm, max_response_tokens=stage.rollout.max_response_tokens)
+
+
+def _valid_objectives(config: RunConfig) -> Iterator[tuple[int, StageConfig, Objective]]:
+    for index, stage in enumerate(config.stages):
+        try:
+            objective = stage_objective(stage)
+        except CompositionError:
+            continue  # `algorithms_are_valid` has said so
+        yield index, stage, objective
+
+
+def _multiples_near(value: int, step: int) -> list[int]:
+    below, above = value // step * step, math.ceil(value / step) * step
+    return sorted({n for n in (below, above) if n > 0})
+
+
+def _divisors_near(whole: int, value: int) -> list[int]:
+    below = next(d for d in range(min(value, whole), 0, -1) if whole % d == 0)
+    above = next((d for d in range(value, whole + 1) if whole % d == 0), None)
+    return sorted({below} | ({above} if above is not None else set()))
