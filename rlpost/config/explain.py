@@ -28,29 +28,26 @@ def _block(title: str, entries: Iterator[tuple[str, str]]) -> str:
 
 
 def _run(config: RunConfig) -> Iterator[tuple[str, str]]:
-    tiny = config.model.tiny
-    model = (
-        f"tiny: Qwen2 of {_count(tiny.layers, 'layer')}, width {tiny.hidden_size}, random weights from the seed"
-        if config.model.init == "tiny"
-        else config.model.init + (f" at revision {config.model.revision}" if config.model.revision else "")
-    )
-    yield "model", f"{model}; {config.model.dtype}"
+    scoring, checkpoint = config.scoring, config.checkpoint
+    scorers = f"{_count(scoring.workers, 'process', 'processes')}, {scoring.deadline_s:g} s a sample"
+    limit = f"the run stops when more than {scoring.max_failure_share:.0%} of a step fail to score"
+    every = f"every {_count(checkpoint.every, 'step')} and at each stage's end"
+    yield "model", _model(config)
     yield "seed", str(config.seed)
     yield "runs on", _placement(config)
-    yield (
-        "scoring",
-        (
-            f"{_count(config.scoring.workers, 'process', 'processes')}, {config.scoring.deadline_s:g} s a sample; "
-            f"the run stops when more than {config.scoring.max_failure_share:.0%} of a step fail to score"
-        ),
-    )
+    yield "scoring", f"{scorers}; {limit}"
     yield "evaluation", _evaluation(config)
-    yield (
-        "checkpoint",
-        (
-            f"every {_count(config.checkpoint.every, 'step')} and at each stage's end, newest {config.checkpoint.keep} kept"
-        ),
-    )
+    yield "checkpoint", f"{every}, newest {checkpoint.keep} kept"
+
+
+def _model(config: RunConfig) -> str:
+    model, tiny = config.model.init, config.model.tiny
+    if model == "tiny":
+        size = f"{_count(tiny.layers, 'layer')}, width {tiny.hidden_size}"
+        model = f"tiny: Qwen2 of {size}, random weights from the seed"
+    elif config.model.revision:
+        model += f" at revision {config.model.revision}"
+    return f"{model}; {config.model.dtype}"
 
 
 def _placement(config: RunConfig) -> str:
@@ -170,8 +167,8 @@ def _notes(stage: StageConfig) -> Iterator[str]:
     rollout, train = stage.rollout, stage.train
     if stage.source == "rollouts" and (rollout.top_p < 1 or rollout.top_k):
         yield (
-            "top_p and top_k cut the distribution that is sampled, while the learner's log-probs are of the whole "
-            "one;\nlogprob gaps are then expected, and the policy never sees the tokens that were cut off"
+            "top_p and top_k cut the distribution that is sampled; the learner's log-probs are of all tokens:\n"
+            "logprob gaps are then expected, and the policy never sees the tokens that were cut off"
         )
     if train.warmup_steps >= train.steps * train.updates_per_step:
         yield (

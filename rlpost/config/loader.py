@@ -78,7 +78,7 @@ class _Report:
         name = dotted(path, self.tree)
         for set_path, override in reversed(self.set_by.items()):
             shorter = min(len(set_path), len(path))
-            if set_path[:shorter] == path[:shorter] and len(set_path) <= len(path):
+            if set_path[:shorter] == path[:shorter]:
                 return f"{name}, command line: {override}"
         for end in range(len(path), 0, -1):
             if line := self.document.lines.get(path[:end]):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -159,27 +160,29 @@ _NEEDED = {
     "model_type": "a section (key: value pairs)",
     "finite_number": "a finite number",
     "literal_error": "one of {expected}",
-    "greater_than": "more than {gt}",
-    "greater_than_equal": "at least {ge}",
-    "less_than": "less than {lt}",
-    "less_than_equal": "at most {le}",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
     "too_short": "at least {min_length} entry",
     "too_long": "at most {max_length} entries",
+    "invalid_key": "keys that are text, in quotes if they look like numbers",
 }
-_RANGE = (
+_OUT_OF_RANGE = (
     "greater_than",
     "greater_than_equal",
     "less_than",
     "less_than_equal",
-    "literal_error",
-    "finite_number",
+    "too_short",
+    "too_long",
 )
+_WRONG_VALUE = ("literal_error", "finite_number", "invalid_key")
 
 
 def _translate(error: ErrorDetails) -> Problem:
     path, kind, value = tuple(error["loc"]), error["type"], error.get("input")
-    key = str(path[-1]) if path else ""
     section = section_at(path[:-1])
+    key = ".".join(str(part) for part in path[-2 if isinstance(path[-1], int) else -1 :])
     if kind == "extra_forbidden":
         siblings = list(section.model_fields) if section else []
         if section is RunConfig:
@@ -189,19 +192,18 @@ def _translate(error: ErrorDetails) -> Problem:
         info = section.model_fields.get(key) if section else None
         needed = " ".join(info.description.split()) if info and info.description else None
         return Problem(path, f"`{key}` is missing", needed=needed)
-    needed = _NEEDED.get(kind, error["msg"]).format(**error.get("ctx", {}))
-    if kind == "literal_error":
-        needed = needed.replace("'", "")
-    found = describe(value)
-    what = f"`{key}` is out of range" if kind in _RANGE[:4] else f"`{key}` has a wrong value"
-    if kind not in _RANGE:
-        what = f"`{key}` has a wrong type"
-    remedy = None
+    context = error.get("ctx", {})
+    needed = _NEEDED.get(kind, error["msg"]).format(**context).replace("'", "")
+    how = "is out of range" if kind in _OUT_OF_RANGE else "has a wrong type"
+    if kind in _WRONG_VALUE:
+        how = "has a wrong value"
+    return Problem(path, f"`{key}` {how}", describe(value), needed, _remedy(kind, value, context))
+
+
+def _remedy(kind: str, value: object, context: Mapping[str, Any]) -> str | None:
     if kind == "string_type" and isinstance(value, bool | int | float):
-        remedy = f'write it in quotes: "{str(value).lower() if isinstance(value, bool) else value}"'
+        return f'write it in quotes: "{str(value).lower() if isinstance(value, bool) else value}"'
     if kind == "literal_error" and isinstance(value, str):
-        near = nearest(
-            value, [str(w).strip() for w in needed.removeprefix("one of ").replace(" or ", ",").split(",")]
-        )
-        remedy = f"did you mean {near}?" if near else None
-    return Problem(path, what, found=found, needed=needed, remedy=remedy)
+        near = nearest(value, re.findall("'([^']*)'", str(context["expected"])))
+        return f"did you mean `{near}`?" if near else None
+    return None

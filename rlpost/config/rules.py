@@ -42,14 +42,12 @@ def stage_names_are_unique_words(config: RunConfig) -> Iterator[Problem]:
 def prompts_have_one_source(config: RunConfig) -> Iterator[Problem]:
     """Exactly one of `path`, `dataset` and `task`; options of another source would have no effect."""
     for path, data in _data_sections(config):
-        given = {
-            name: value for name in ("path", "dataset", "task") if (value := getattr(data, name)) is not None
-        }
+        sources = {"path": data.path, "dataset": data.dataset, "task": data.task}
+        given = {name: value for name, value in sources.items() if value is not None}
         if len(given) != 1:
             found = " and ".join(f"{name}: {value}" for name, value in given.items()) or "none of them"
             needed = "exactly one of `path`, `dataset`, `task`"
-            extra = [name for name in given if name != "path"] if "path" in given else list(given)[1:]
-            remedy = f"set {' and '.join(f'`{name}: null`' for name in extra)} to drop it" if given else None
+            remedy = f"set `{list(given)[-1]}` to null to drop it" if given else None
             yield Problem(path, "prompts need one source", found, needed, remedy)
         if data.subset is not None and data.dataset is None:
             yield Problem((*path, "subset"), "`subset` is read only with `dataset`", found=repr(data.subset))
@@ -102,10 +100,10 @@ def a_sequence_fits_a_microbatch(config: RunConfig) -> Iterator[Problem]:
             yield Problem(
                 ("stages", index, "train", "tokens_per_microbatch"),
                 "the longest sequence does not fit into a micro-batch",
-                found=f"{stage.train.tokens_per_microbatch} tokens_per_microbatch, but {prompt} max_prompt_tokens "
-                f"+ {response} max_response_tokens = {prompt + response}",
-                needed=f"at least {prompt + response}, or smaller data.max_prompt_tokens "
-                "or rollout.max_response_tokens",
+                found=f"{stage.train.tokens_per_microbatch} tokens_per_microbatch, "
+                f"but {prompt} max_prompt_tokens + {response} max_response_tokens = {prompt + response}",
+                needed=f"at least {prompt + response}",
+                remedy="or make data.max_prompt_tokens or rollout.max_response_tokens smaller",
             )
 
 
@@ -117,7 +115,7 @@ def rollouts_are_rewarded(config: RunConfig) -> Iterator[Problem]:
                 ("stages", index, "rewards"),
                 f"stage `{stage.name}` learns from sampled responses, but nothing rewards them",
                 needed="`rewards: NAME` or a list of reward functions",
-                remedy="name a file such as my_reward.py, or a shipped one: exact_match, gsm8k, math, format",
+                remedy="name a file such as my_reward.py, or a shipped one: exact_match, gsm8k, math, format_tags",
             )
 
 
@@ -146,7 +144,7 @@ def algorithms_are_valid(config: RunConfig) -> Iterator[Problem]:
         try:
             stage_objective(stage)
         except CompositionError as error:
-            yield Problem(path, str(error), found=stage.algorithm, remedy="see `rlpost algorithms`")
+            yield Problem(path, str(error), found=stage.algorithm)
 
 
 def groups_have_two_samples(config: RunConfig) -> Iterator[Problem]:
@@ -229,14 +227,15 @@ def the_tiny_model_is_well_formed(config: RunConfig) -> Iterator[Problem]:
             found=f"{tiny.hidden_size} / {tiny.heads} heads = {tiny.hidden_size / tiny.heads:g}",
             needed=" or ".join(str(n) for n in _multiples_near(tiny.hidden_size, step)),
         )
-    for index, stage in enumerate(config.stages):
+    for stage in config.stages:
         longest = stage.data.max_prompt_tokens + stage.rollout.max_response_tokens
         if longest > tiny.max_positions:
             yield Problem(
                 ("model", "tiny", "max_positions"),
                 f"sequences of stage `{stage.name}` may be longer than the tiny model reads",
-                found=f"{stage.data.max_prompt_tokens} max_prompt_tokens + {stage.rollout.max_response_tokens} "
-                f"max_response_tokens = {longest}, but {tiny.max_positions} max_positions",
+                found=f"{stage.data.max_prompt_tokens} max_prompt_tokens + "
+                f"{stage.rollout.max_response_tokens} max_response_tokens = {longest}, "
+                f"but {tiny.max_positions} max_positions",
                 needed=f"model.tiny.max_positions of at least {longest}",
             )
 
@@ -259,8 +258,10 @@ RULES: tuple[Rule, ...] = (
 
 
 def reward_name(reward: RewardConfig) -> str:
-    """The name of a reward's metric: its `name`, or its file's name."""
-    return reward.name or Path(reward.function.split(":")[0]).stem
+    """The name of a reward's metric: its `name`, its file's, or that of its function in a module."""
+    place, _, function = reward.function.rpartition(":")
+    is_file = not place or place.endswith(".py")
+    return reward.name or (Path(place or function).stem if is_file else function)
 
 
 def _sizes(stage: StageConfig) -> tuple[int, int, int]:

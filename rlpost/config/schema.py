@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -59,9 +59,7 @@ def misplaced(tree: Mapping[str, Any]) -> list[Problem]:
     for index, stage in enumerate(stages):
         if not isinstance(stage, Mapping):
             problems.append(
-                Problem(
-                    ("stages", index), "a stage has a wrong type", describe(stage), "a section with `name`"
-                )
+                Problem(("stages", index), "a stage has a wrong type", describe(stage), "`name` and more")
             )
     return problems
 
@@ -82,9 +80,7 @@ def _merge_stage(tree: Mapping[str, Any], stage: Mapping[str, Any]) -> Tree:
     merged = dict(stage)
     for name in SHARED:
         if name in tree and not _takes_own_algorithm(name, stage):
-            merged[name] = (
-                _deep_merge(tree[name], stage[name]) if name in stage else copy.deepcopy(tree[name])
-            )
+            merged[name] = _deep_merge(tree[name], stage[name]) if name in stage else tree[name]
     merged.setdefault("data", {})
     return merged
 
@@ -96,10 +92,10 @@ def _takes_own_algorithm(name: str, stage: Mapping[str, Any]) -> bool:
 
 def _deep_merge(default: Any, own: Any) -> Any:
     if not (isinstance(default, Mapping) and isinstance(own, Mapping)):
-        return copy.deepcopy(own)
-    merged = {k: copy.deepcopy(v) for k, v in default.items()}
+        return own
+    merged = dict(default)
     for key, value in own.items():
-        merged[key] = _deep_merge(merged[key], value) if key in merged else copy.deepcopy(value)
+        merged[key] = _deep_merge(merged[key], value) if key in merged else value
     return merged
 
 
@@ -160,12 +156,10 @@ def origin(path: KeyPath, tree: Mapping[str, Any]) -> KeyPath:
 
 def _written(path: KeyPath, tree: Any) -> bool:
     for part in path:
-        if isinstance(tree, Mapping) and part in tree:
-            tree = tree[part]
-        elif isinstance(tree, list) and isinstance(part, int) and part < len(tree):
-            tree = tree[part]
-        else:
+        places = tree if isinstance(tree, Mapping) else range(len(tree)) if isinstance(tree, list) else ()
+        if part not in places:
             return False
+        tree = tree[part]
     return True
 
 
