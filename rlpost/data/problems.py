@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from rlpost.errors import DataError
 
 ROWS_SHOWN = 5
 _LONGEST_SHOWN = 40
 _CONTINUATION = "\n" + " " * 10  # lines up under the value column of RlpostError
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where a row stands in its source, from 1: "line 12" of a text file, "row 12" of others."""
+
+    number: int
+    unit: str = "row"
+
+    def __str__(self) -> str:
+        return f"{self.unit} {self.number}"
 
 
 class RowError(Exception):
@@ -21,13 +33,13 @@ class BadRows:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self._found: list[tuple[str, str]] = []
+        self._found: list[tuple[Place, str]] = []
 
     def __len__(self) -> int:
         return len(self._found)
 
-    def add(self, place: str, problem: str) -> None:
-        """Note that the row at `place` ("line 12") cannot be used because of `problem`."""
+    def add(self, place: Place, problem: str) -> None:
+        """Note that the row at `place` cannot be used because of `problem`."""
         self._found.append((place, problem))
 
     def raise_if_any(self, total: int) -> None:
@@ -41,7 +53,7 @@ class BadRows:
         raise DataError(
             f"{len(self)} of {total} {'row' if total == 1 else 'rows'} cannot be used",
             where=self.source,
-            found=listing(f"{place}: {problem}" for place, problem in self._found),
+            found=listing(f"{place}: {problem}" for place, problem in sorted(self._found)),
             remedy="correct or remove these rows; nothing was started",
         )
 

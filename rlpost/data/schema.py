@@ -9,7 +9,7 @@ from typing import Any
 
 from rlpost.config.schema import DataConfig
 from rlpost.data.hashing import canonical_json, content_hash
-from rlpost.data.problems import RowError, describe, nearest
+from rlpost.data.problems import Place, RowError, describe, nearest
 from rlpost.data.sources import Row, Source
 from rlpost.errors import DataError
 
@@ -32,14 +32,14 @@ class CheckedRow:
     """A row that passed every check.
 
     Attributes:
-        place: "line 12" or "row 12", for messages.
+        place: where it stands in its source, for messages.
         id: unique in the dataset.
         prompt: text, or chat messages that end with one to be answered.
         demonstration: text; None when no column is configured.
         columns: the row, and the gold answer as `answer`.
     """
 
-    place: str
+    place: Place
     id: str
     prompt: str | Sequence[Message]
     demonstration: str | None
@@ -62,7 +62,7 @@ def check_rows(source: Source, config: DataConfig, chat: bool) -> tuple[list[Che
     """
     _check_columns(source, config)
     checked: list[CheckedRow] = []
-    place_of_id: dict[str, str] = {}
+    place_of_id: dict[str, Place] = {}
     copies: dict[str, int] = {}
     for row in source.rows:
         try:
@@ -98,7 +98,7 @@ def _guess(key: str, config: DataConfig, present: Sequence[str]) -> str | None:
 
 
 def _check_row(
-    row: Row, config: DataConfig, chat: bool, place_of_id: dict[str, str], copies: dict[str, int]
+    row: Row, config: DataConfig, chat: bool, place_of_id: dict[str, Place], copies: dict[str, int]
 ) -> CheckedRow:
     for key in row.values:
         if not isinstance(key, str):
@@ -192,7 +192,7 @@ def _check_plain(columns: Mapping[str, Any]) -> None:
             raise RowError(f"column {name!r}: {error}; expected text, numbers, lists or objects") from error
 
 
-def _own_id(row: Row, name: str, place_of_id: dict[str, str]) -> str:
+def _own_id(row: Row, name: str, place_of_id: dict[str, Place]) -> str:
     value = _column(row, name)
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise RowError(f"id {name!r}: expected text or an integer, found {describe(value)}")

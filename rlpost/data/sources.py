@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpost.config.schema import DataConfig
-from rlpost.data.problems import BadRows, RowError, describe, did_you_mean
+from rlpost.data.problems import BadRows, Place, RowError, describe, did_you_mean
 from rlpost.data.tasks import build_task
 from rlpost.errors import ConfigError, DataError
 
@@ -20,11 +20,11 @@ class Row:
     """One row as it was read.
 
     Attributes:
-        place: where it stands in its source, for messages: "line 12" or "row 12", from 1.
+        place: where it stands in its source, for messages.
         values: its columns.
     """
 
-    place: str
+    place: Place
     values: dict[str, Any]
 
 
@@ -72,7 +72,7 @@ def read_source(config: DataConfig, seed: int) -> Source:
     return Source(name, tuple(good), bad, len(good) + len(bad))
 
 
-def _from_file(config: DataConfig, seed: int) -> tuple[str, Iterable[tuple[str, object]]]:
+def _from_file(config: DataConfig, seed: int) -> tuple[str, Iterable[tuple[Place, object]]]:
     name = str(config.path)
     readers = {".jsonl": _jsonl_lines, ".parquet": _parquet_rows}
     try:
@@ -106,18 +106,18 @@ def _missing_file(name: str, path: Path) -> DataError:
     )
 
 
-def _jsonl_lines(name: str, path: Path) -> Iterator[tuple[str, object]]:
+def _jsonl_lines(name: str, path: Path) -> Iterator[tuple[Place, object]]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                 if line.strip():
-                    yield f"line {number}", line
+                    yield Place(number, "line"), line.rstrip()
     except OSError as error:
         raise DataError("the data file cannot be read", where=name, found=error) from error
 
 
-def _parquet_rows(name: str, path: Path) -> Iterator[tuple[str, object]]:
+def _parquet_rows(name: str, path: Path) -> Iterator[tuple[Place, object]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -127,14 +127,14 @@ def _parquet_rows(name: str, path: Path) -> Iterator[tuple[str, object]]:
             for batch in file.iter_batches(batch_size=1024):
                 for values in batch.to_pylist():
                     number += 1
-                    yield f"row {number}", values
+                    yield Place(number), values
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(
             "the parquet file cannot be read", where=name, found=str(error).splitlines()[0]
         ) from error
 
 
-def _from_hub(config: DataConfig, seed: int) -> tuple[str, Iterable[tuple[str, object]]]:
+def _from_hub(config: DataConfig, seed: int) -> tuple[str, Iterable[tuple[Place, object]]]:
     import datasets
 
     name = (
@@ -150,14 +150,14 @@ def _from_hub(config: DataConfig, seed: int) -> tuple[str, Iterable[tuple[str, o
             needed="a dataset id, subset and split that the Hugging Face hub (or its cache) serves here",
             remedy="check the three names and the network, or use a local file: data.path=FILE.jsonl",
         ) from error
-    return name, ((f"row {number}", values) for number, values in enumerate(dataset, 1))
+    return name, ((Place(number), values) for number, values in enumerate(dataset, 1))
 
 
-def _from_task(config: DataConfig, seed: int) -> tuple[str, Iterable[tuple[str, object]]]:
+def _from_task(config: DataConfig, seed: int) -> tuple[str, Iterable[tuple[Place, object]]]:
     task = build_task(str(config.task), config.task_options)
     rows = task.rows(config.split, seed)
     name = f"task {config.task} [{config.split}]"
-    return name, ((f"row {number}", values) for number, values in enumerate(rows, 1))
+    return name, ((Place(number), values) for number, values in enumerate(rows, 1))
 
 
 def _parsed(content: object) -> dict[str, Any]:

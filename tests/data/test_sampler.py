@@ -79,11 +79,12 @@ def test_the_order_neither_reads_nor_moves_the_global_generators():
     np.random.seed(0)
     random.seed(0)
     before = (np.random.get_state()[1].tolist(), random.getstate())
-    one = ids(PromptSampler(prompts(20), 4, seed=3).next_batch() for _ in range(12))
+    sampler = PromptSampler(prompts(20), 4, seed=3)
+    one = ids(sampler.next_batch() for _ in range(12))
     assert (np.random.get_state()[1].tolist(), random.getstate()) == before
     np.random.seed(99)
     sampler = PromptSampler(prompts(20), 4, seed=3)
-    assert ids(sampler.next_batch() for _ in range(12)) == one[:48]
+    assert ids(sampler.next_batch() for _ in range(12)) == one
 
 
 def test_epoch_counts_complete_passes():
