@@ -1,0 +1,112 @@
+"""Evaluator: the run's held-out problems, asked with the code of `rlpost eval`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rlpost.config.schema import DataConfig, EvaluationConfig, RunConfig, StageConfig
+from rlpost.data import PromptSet
+from rlpost.evaluation import EvaluationSettings, evaluate, evaluation_manifest
+from rlpost.monitor import Progress
+from rlpost.rollout.engine import SamplingSettings
+from rlpost.scoring import Scorer
+from rlpost.training.learners import Learners
+from rlpost.training.run_directory import RunDirectory
+from rlpost.training.state import RunState
+from rlpost.training.workers import Workers
+
+
+def evaluation_data(config: RunConfig) -> DataConfig | None:
+    """Where the held-out problems are: as configured, or a synthetic task's own; None without any."""
+    last = config.stages[-1].data
+    chosen = config.evaluation.data
+    if chosen is None and last.task is not None:
+        chosen = last.model_copy(update={"split": "test"})
+    if chosen is None or config.evaluation.problems is None:
+        return chosen
+    return chosen.model_copy(update={"limit": config.evaluation.problems})
+
+
+class Evaluator:
+    """Asks every held-out problem at a step; the result stays in the run directory."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: DataConfig | None,
+        prompts: PromptSet | None,
+        tokenizer: object,
+        learners: Learners,
+        workers: Workers,
+        scorer: Scorer,
+        directory: RunDirectory,
+        progress: Progress,
+    ) -> None:
+        self.config, self.data, self.prompts, self.tokenizer = config, data, prompts, tokenizer
+        self.learners, self.workers, self.scorer = learners, workers, scorer
+        self.directory, self.progress = directory, progress
+
+    def evaluate(self, state: RunState, stage: StageConfig) -> dict[str, float]:
+        """Evaluate the policy as it is, once per step; the summary goes into `state.evaluations`."""
+        if self.prompts is None or self.data is None:
+            return {}
+        if any(done["step"] == state.step for done in state.evaluations):
+            return {}
+        start = time.perf_counter()
+        self.workers.sync(self.learners, state.version)
+        settings = self.config.evaluation
+        result = evaluate(
+            self.prompts.prompts,
+            self.workers.generate,
+            self.scorer,
+            evaluation_settings(settings, self.config),
+            self.directory.evaluation(state.step),
+            evaluation_manifest(
+                model=self.config.model,
+                version=state.version,
+                tokenizer=self.tokenizer,
+                data=self.data,
+                prompts=self.prompts,
+                rewards=self.config.stages[-1].rewards,
+                scoring=self.config.scoring,
+                engine=stage.rollout.engine,
+            ),
+        )
+        summary = {"step": state.step, "next_stage": stage.name, **result.summary()}
+        state.evaluations.append(summary)
+        self.progress.evaluation(f"step {state.step}", summary)
+        return {
+            "eval/accuracy": result.accuracy.value,
+            "eval/truncated_share": result.truncated_share,
+            "time/evaluation_s": time.perf_counter() - start,
+        }
+
+
+def evaluation_settings(evaluation: EvaluationConfig, config: RunConfig) -> EvaluationSettings:
+    """The evaluation's sampling; what it leaves open is as in the last stage."""
+    rollout = config.stages[-1].rollout
+    return EvaluationSettings(
+        samples_per_problem=evaluation.samples_per_problem,
+        sampling=SamplingSettings(
+            evaluation.temperature,
+            evaluation.top_p,
+            evaluation.top_k,
+            evaluation.max_response_tokens or rollout.max_response_tokens,
+            tuple(rollout.stop),
+        ),
+        seed=config.seed,
+    )
+
+
+def before_and_after(evaluations: Sequence[dict], config: RunConfig) -> dict[str, object]:
+    """The headline: before the first stage that samples, after the last one, and the whole history."""
+    if not evaluations:
+        return {}
+    steps_before = 0
+    for stage in config.stages:
+        if stage.source == "rollouts":
+            break
+        steps_before += stage.train.steps
+    before = next((e for e in evaluations if e["step"] == steps_before), evaluations[0])
+    return {"before": before, "after": evaluations[-1], "history": list(evaluations)}

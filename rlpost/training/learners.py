@@ -1,0 +1,88 @@
+"""Learners: the driver's view of the learner ranks, as if they were one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlpost.cluster import ActorGroup
+from rlpost.config.schema import TrainConfig
+from rlpost.data.collate import ModelInputs
+from rlpost.estimator import Objective, Prepared, TokenBatch, token_index
+from rlpost.learner.microbatch import shard
+from rlpost.weights.bundle import WeightBundle
+
+
+class Learners:
+    """Cuts batches over the ranks and puts their answers together again."""
+
+    def __init__(self, group: ActorGroup) -> None:
+        self.group = group
+
+    def start_stage(self, train: TrainConfig, *, reference: bool) -> None:
+        """Fresh optimizer and schedule; a frozen reference copy where an objective asks for one."""
+        self.group.call_all("start_stage", train, reference)
+
+    def signals(
+        self, inputs: ModelInputs, batch: TokenBatch, names: Sequence[str], temperature: float
+    ) -> dict[str, Tensor]:
+        """Per-token signals [N] in the order of the batch."""
+        shards = shard(inputs.lengths, self.group.size)
+        answers = self.group.call_each("signals", [(inputs.rows(s), names, temperature) for s in shards])
+        whole = {name: torch.zeros(batch.N) for name in names}
+        for rows, answer in zip(shards, answers, strict=True):
+            index_N, _ = token_index(batch.sequence_N, batch.S, torch.tensor(rows, dtype=torch.int64))
+            for name in names:
+                whole[name][index_N] = answer[name]
+        return whole
+
+    def update(
+        self, inputs: ModelInputs, prepared: Prepared, objective: Objective, temperature: float
+    ) -> dict[str, float]:
+        """One optimizer step over the rows of `prepared`; `inputs` are the rows it was prepared from."""
+        taken = inputs.rows(prepared.kept_S.tolist())
+        shards = shard(taken.lengths, self.group.size)
+        arguments = [
+            (taken.rows(rows), prepared.rows(torch.tensor(rows, dtype=torch.int64)), objective, temperature)
+            for rows in shards
+        ]
+        answers: list[dict[str, float]] = self.group.call_each("update", arguments)
+        return answers[0]
+
+    def export(self, version: int) -> WeightBundle:
+        """The policy's weights, under the driver's version number."""
+        bundle: WeightBundle = self.group.call(0, "export_weights", version)
+        return bundle
+
+    def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
+        answer: list[tuple[float, ...]] = self.group.call(0, "probe", sequences)
+        return answer
+
+    def save(self, directory: Path) -> None:
+        self.group.call_all("save", directory)
+
+    def load(self, directory: Path, *, weights_only: bool = False) -> None:
+        """Take up a saved state; `weights_only` leaves optimizer and schedule as they are."""
+        self.group.call_all("load", directory, weights_only)
+
+    def save_policy(self, directory: Path) -> None:
+        self.group.call_all("save_policy", directory)
+
+
+def mean_over_updates(reports: Sequence[dict[str, float]]) -> dict[str, float]:
+    """One step's metrics from those of its updates: counts add up, maxima stay, the rest is averaged."""
+    names = sorted({name for report in reports for name in report})
+    result: dict[str, Any] = {}
+    for name in names:
+        values = [report[name] for report in reports if name in report]
+        if name in ("learner/trained_tokens", "learner/microbatches", "learner/oversized_sequences"):
+            result[name] = sum(values)
+        elif name.endswith("_max"):
+            result[name] = max(values)
+        else:
+            result[name] = sum(values) / len(values)
+    return result

@@ -1,0 +1,138 @@
+"""The training loop: collect, prepare, update; then write down, evaluate, save.
+
+Synchronous: every token of a step is sampled by the weights that the step then changes.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rlpost.config.schema import RunConfig, StageConfig
+from rlpost.data import PromptSampler, PromptSet
+from rlpost.data.trajectory import Prompt
+from rlpost.estimator import Objective, Prepared, build_objective
+from rlpost.monitor import MetricsWriter, Progress
+from rlpost.training.evaluating import Evaluator
+from rlpost.training.learners import Learners, mean_over_updates
+from rlpost.training.saving import Saver
+from rlpost.training.sources import Source, StepData
+from rlpost.training.state import RunState
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the loop works with; made by `rlpost.training.run`."""
+
+    config: RunConfig
+    learners: Learners
+    state: RunState
+    metrics: MetricsWriter
+    progress: Progress
+    evaluator: Evaluator
+    saver: Saver
+
+
+def train_stage(run: Run, stage: StageConfig, prompts: PromptSet, source: Source) -> None:
+    """Go on with a stage from wherever `run.state` says it stands, to its end."""
+    state, train = run.state, stage.train
+    objective = stage_objective(stage)
+    sampler = PromptSampler(prompts, train.prompts_per_step, run.config.seed, stage.data.shuffle)
+    if state.sampler is not None:
+        sampler.load_state_dict(state.sampler)
+    if state.stage_step == 0:
+        run.evaluator.evaluate(state, stage)
+    run.progress.stage(stage.name, train.steps, state.stage_step)
+    while state.stage_step < train.steps:
+        start = time.perf_counter()
+        metrics = train_step(run.learners, state, stage, objective, source, sampler.next_batch())
+        state.sampler = sampler.state_dict()
+        metrics |= {
+            "data/epoch": float(sampler.epoch),
+            "data/prompts_dropped": float(prompts.counts["dropped"]),
+            "data/prompts_truncated": float(prompts.counts["truncated"]),
+            "memory/driver_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "time/step_s": time.perf_counter() - start,
+        }
+        if run.config.evaluation.every and state.stage_step % run.config.evaluation.every == 0:
+            metrics |= run.evaluator.evaluate(state, stage)
+        state.wall_s += time.perf_counter() - start
+        run.metrics.write(state.step, stage.name, metrics)
+        run.progress.step(state.step, metrics)
+        if run.saver.due(state) and state.stage_step < train.steps:
+            run.saver.save(state)
+    state.next_stage()
+    run.saver.save(state)
+
+
+def train_step(
+    learners: Learners,
+    state: RunState,
+    stage: StageConfig,
+    objective: Objective,
+    source: Source,
+    prompts: Sequence[Prompt],
+) -> dict[str, float]:
+    """One step: a batch, its signals, its updates. Advances `state`; returns the metrics."""
+    data = source.collect(prompts, state)
+    collected = time.perf_counter()
+    prepared, data = prepare(learners, stage, objective, data)
+    signalled = time.perf_counter()
+    report = update(learners, stage, objective, data, prepared)
+    state.remember(data.trajectories)
+    state.step, state.stage_step, state.version = state.step + 1, state.stage_step + 1, state.version + 1
+    state.samples += len(data.inputs.response_ids)
+    state.trained_tokens += int(report.get("learner/trained_tokens", 0))
+    times = {"time/signals_s": signalled - collected, "time/update_s": time.perf_counter() - signalled}
+    return data.metrics | report | times
+
+
+def stage_objective(stage: StageConfig) -> Objective:
+    """The stage's row of the table, with the constants that depend on the run filled in."""
+    return build_objective(stage.algorithm, max_response_tokens=stage.rollout.max_response_tokens)
+
+
+def prepare(
+    learners: Learners, stage: StageConfig, objective: Objective, data: StepData
+) -> tuple[Prepared, StepData]:
+    """Compute exactly the signals that the objective reads, then fix advantages and weights."""
+    on_policy = stage.train.updates_per_step == 1
+    batch = replace(data.batch, on_policy=on_policy)
+    names = sorted(objective.signals_for(on_policy=on_policy) - set(batch.signals))
+    if names and batch.S:
+        batch = batch.with_signals(**learners.signals(data.inputs, batch, names, temperature(stage)))
+    data = replace(data, batch=batch)
+    return objective.prepare(batch, stage.train.updates_per_step), data
+
+
+def update(
+    learners: Learners, stage: StageConfig, objective: Objective, data: StepData, prepared: Prepared
+) -> dict[str, float]:
+    """The step's optimizer updates; those without any signal are skipped and counted."""
+    reports = []
+    skipped = 0
+    for index_S in prepared.updates():
+        part = prepared.rows(index_S)
+        if not objective.regularisers and not any(bool((t.advantage_N != 0).any()) for t in part.terms):
+            skipped += 1
+            continue
+        reports.append(learners.update(data.inputs, part, objective, temperature(stage)))
+    if not prepared.batch.S:
+        skipped = stage.train.updates_per_step
+    report = mean_over_updates(reports)
+    weight = report.pop("mismatch/weight_mean", None)
+    square = report.pop("mismatch/weight_square_mean", None)
+    if weight is not None and square:
+        report["mismatch/ess"] = weight**2 / square
+    return (
+        prepared.measures.values()
+        | report
+        | {"learner/updates": float(len(reports)), "learner/skipped_updates": float(skipped)}
+    )
+
+
+def temperature(stage: StageConfig) -> float:
+    """Log-probs are taken of the distribution that was sampled; demonstrations were not."""
+    return stage.rollout.temperature if stage.source == "rollouts" else 1.0

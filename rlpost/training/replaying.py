@@ -1,0 +1,109 @@
+"""replay(): the learner on saved rollouts, with no engine and no reward function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rlpost.cluster import InlineGroup
+from rlpost.config import load_config
+from rlpost.config.schema import RunConfig, StageConfig
+from rlpost.data import PromptSampler, PromptSet, load_prompts
+from rlpost.errors import UserError
+from rlpost.learner import TorchLearner
+from rlpost.models import load_tokenizer
+from rlpost.monitor import read_metrics
+from rlpost.training.checkpoint import find_checkpoint
+from rlpost.training.learners import Learners
+from rlpost.training.loop import stage_objective, train_step
+from rlpost.training.run_directory import RunDirectory
+from rlpost.training.saving import LEARNER, STATE, run_identity
+from rlpost.training.sources import Demonstrations, Recorded, Source
+from rlpost.training.state import RunState
+
+COMPARED = ("policy/loss", "learner/grad_norm", "learner/trained_tokens")
+
+
+def replay(run_dir: Path, step: int, report: Callable[[str], None] = print) -> dict[str, float]:
+    """Train from the last checkpoint before `step` on the run's own rollouts, up to `step`.
+
+    Without such a checkpoint it starts from the initial weights.
+
+    Args:
+        step: counted from 1 over all stages, as in metrics.jsonl.
+        report: told what is going on, line by line.
+
+    Returns:
+        the replayed loss, gradient norm and trained tokens, and what the run recorded,
+        under "recorded/...".
+
+    Raises:
+        UserError: `run_dir` is not a run, or has no such step.
+        DataError: the rollouts that are needed were not kept.
+    """
+    directory = RunDirectory(run_dir)
+    if not directory.config.is_file():
+        raise UserError("this is not a run directory", where=run_dir, needed="config.yaml in it")
+    recorded = {int(row["step"]): row for row in read_metrics(run_dir)}
+    if step not in recorded:
+        last = max(recorded, default=0)
+        raise UserError("the run has no such step", found=f"--step {step}", needed=f"1 to {last}")
+    config = load_config(directory.config, [])
+    tokenizer = load_tokenizer(config.model)
+    data = {stage.name: load_prompts(stage.data, tokenizer, seed=config.seed) for stage in config.stages}
+    learners = Learners(
+        InlineGroup(
+            TorchLearner, [{"model": config.model, "train": config.stages[0].train, "seed": config.seed}]
+        )
+    )
+    state = restore_before(directory, config, data, learners, step, report)
+    metrics: dict[str, float] = {}
+    while state.step < step:
+        stage = config.stages[state.stage]
+        source: Source = Demonstrations() if stage.source == "demonstrations" else Recorded(directory)
+        if state.stage_step == 0:
+            start_stage(learners, stage)
+        metrics = replay_step(learners, state, stage, data[stage.name], source, config.seed)
+        if state.stage_step == stage.train.steps:
+            state.next_stage()
+    result = {name: metrics[name] for name in COMPARED if name in metrics}
+    known = {f"recorded/{name}": float(recorded[step][name]) for name in COMPARED if name in recorded[step]}
+    return result | known
+
+
+def restore_before(
+    directory: RunDirectory,
+    config: RunConfig,
+    data: dict[str, PromptSet],
+    learners: Learners,
+    step: int,
+    report: Callable[[str], None],
+) -> RunState:
+    """The newest state of the run in which fewer than `step` steps were done."""
+    identity = run_identity(config, {name: prompts.fingerprint for name, prompts in data.items()})
+    found = find_checkpoint(directory.checkpoints, identity, report, before=step)
+    if found is None:
+        report("replaying from the initial weights")
+        return RunState()
+    report(f"replaying from {found.path.name}")
+    state = RunState.load(found.path / STATE)
+    start_stage(learners, config.stages[state.stage])
+    learners.load(found.path / LEARNER, weights_only=state.stage_step == 0)
+    return state
+
+
+def start_stage(learners: Learners, stage: StageConfig) -> None:
+    """Fresh optimizer state, and a reference where the objective needs one."""
+    learners.start_stage(stage.train, reference="ref_logprob" in stage_objective(stage).signals)
+
+
+def replay_step(
+    learners: Learners, state: RunState, stage: StageConfig, prompts: PromptSet, source: Source, seed: int
+) -> dict[str, float]:
+    """One recorded step; advances `state`."""
+    sampler = PromptSampler(prompts, stage.train.prompts_per_step, seed, stage.data.shuffle)
+    if state.sampler is not None:
+        sampler.load_state_dict(state.sampler)
+    batch = sampler.next_batch()
+    state.sampler = sampler.state_dict()
+    return train_step(learners, state, stage, stage_objective(stage), source, batch)

@@ -1,0 +1,174 @@
+"""train(): from a configuration to a finished run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlpost.cluster import Cluster, start_cluster
+from rlpost.config import dump_config
+from rlpost.config.schema import RewardConfig, RunConfig, StageConfig
+from rlpost.data import PromptSet, load_prompts
+from rlpost.learner import TorchLearner
+from rlpost.models import load_tokenizer
+from rlpost.monitor import MetricsWriter, Progress, write_report
+from rlpost.rollout import RolloutWorker
+from rlpost.scoring import Scorer
+from rlpost.training.evaluating import Evaluator, before_and_after, evaluation_data
+from rlpost.training.learners import Learners
+from rlpost.training.loop import Run, stage_objective, train_stage
+from rlpost.training.run_directory import RunDirectory, choose_directory
+from rlpost.training.saving import Saver, run_identity
+from rlpost.training.sources import Demonstrations, Rollouts, Source
+from rlpost.training.state import RunState
+from rlpost.training.workers import Workers
+
+
+def train(config: RunConfig, output: Path | None = None, resume: bool = False) -> Path:
+    """Run every stage of `config`, with evaluations and checkpoints, and return the run directory.
+
+    Args:
+        output: the run directory; None makes one under `config.output`.
+        resume: go on from the newest usable checkpoint; from the beginning when there is none.
+
+    Raises:
+        UserError: the input is wrong; nothing was trained.
+        RlpostError: the run failed; what was saved is intact.
+    """
+    directory = choose_directory(config.output, config.name, output, resume)
+    if config.cluster.threads is not None:
+        torch.set_num_threads(config.cluster.threads)
+    tokenizer = load_tokenizer(config.model)
+    data = {stage.name: load_prompts(stage.data, tokenizer, seed=config.seed) for stage in config.stages}
+    held_out_data = evaluation_data(config)
+    held_out = None if held_out_data is None else load_prompts(held_out_data, tokenizer, seed=config.seed)
+    with ExitStack() as stack:
+        scorer = stack.enter_context(Scorer(run_rewards(config), config.scoring))
+        if config.scoring.canary:
+            scorer.canary(data[sampling_stages(config)[0].name].prompts)
+        cluster = stack.enter_context(start_cluster(config.cluster))
+        progress = stack.enter_context(Progress(config.name, directory.path))
+        learners, workers = start_actors(cluster, config, directory, data)
+        identity = run_identity(config, {name: prompts.fingerprint for name, prompts in data.items()})
+        saver = Saver(directory, config.checkpoint, identity, learners)
+        state, learner_path = RunState(), None
+        if resume and (found := saver.restore(progress.message)) is not None:
+            state, learner_path = found
+            progress.message(f"resuming after step {state.step}")
+        elif resume:
+            progress.message("there is no checkpoint yet: starting from the beginning")
+        directory.write_config(dump_config(config))
+        directory.drop_after(state.step)
+        metrics = stack.enter_context(MetricsWriter(directory.path, config.monitor.tensorboard))
+        metrics.truncate_after(state.step)
+        evaluator = Evaluator(
+            config, held_out_data, held_out, tokenizer, learners, workers, scorer, directory, progress
+        )
+        run = Run(config, learners, state, metrics, progress, evaluator, saver)
+        run_stages(run, data, workers, scorer, directory, learner_path)
+        finish(run, directory)
+    return directory.path
+
+
+def run_rewards(config: RunConfig) -> list[RewardConfig]:
+    """The reward functions of the run: the same in every stage that samples (a rule checks it)."""
+    return sampling_stages(config)[0].rewards
+
+
+def sampling_stages(config: RunConfig) -> list[StageConfig]:
+    """The stages that sample; for a purely supervised run, its last one, for evaluation."""
+    return [stage for stage in config.stages if stage.source == "rollouts"] or config.stages[-1:]
+
+
+def start_actors(
+    cluster: Cluster, config: RunConfig, directory: RunDirectory, data: Mapping[str, PromptSet]
+) -> tuple[Learners, Workers]:
+    """The learner ranks and the rollout workers, inline or on Ray."""
+    ranks, threads = config.cluster.learner_ranks, config.cluster.threads
+    meet = cluster.rendezvous() if ranks > 1 else None
+    common: dict[str, Any] = {
+        "model": config.model,
+        "train": config.stages[0].train,
+        "seed": config.seed,
+        "world_size": ranks,
+        "rendezvous": meet,
+        "replay_dir": directory.replay,
+        "threads": threads,
+        "deadline_s": config.cluster.deadline_s,
+    }
+    learners = Learners(
+        cluster.start_group("learner", TorchLearner, [common | {"rank": rank} for rank in range(ranks)])
+    )
+    rollout = sampling_stages(config)[0].rollout
+    worker = {"model": config.model, "rollout": rollout, "seed": config.seed, "threads": threads}
+    group = cluster.start_group("rollout worker", RolloutWorker, [worker] * rollout.workers)
+    prompts = next(iter(data.values())).prompts
+    return learners, Workers(group, config.weights, prompts)
+
+
+def run_stages(
+    run: Run,
+    data: Mapping[str, PromptSet],
+    workers: Workers,
+    scorer: Scorer,
+    directory: RunDirectory,
+    learner_path: Path | None,
+) -> None:
+    """Every stage that is not done yet; the one in the middle of which the run stopped goes on there."""
+    while run.state.stage < len(run.config.stages):
+        stage = run.config.stages[run.state.stage]
+        reference = "ref_logprob" in stage_objective(stage).signals
+        run.learners.start_stage(stage.train, reference=reference)
+        if learner_path is not None:
+            run.learners.load(learner_path, weights_only=run.state.stage_step == 0)
+            learner_path = None
+        source: Source = Demonstrations()
+        if stage.source == "rollouts":
+            workers.configure(stage.rollout)
+            kept = directory if run.config.monitor.rollouts else None
+            source = Rollouts(stage, run.config.seed, run.learners, workers, scorer, kept)
+        train_stage(run, stage, data[stage.name], source)
+    if learner_path is not None:
+        run.learners.load(learner_path)
+
+
+def finish(run: Run, directory: RunDirectory) -> None:
+    """Evaluate once more, write the policy, the summary and the report, and say where they are."""
+    state, config = run.state, run.config
+    run.evaluator.evaluate(state, config.stages[-1])
+    run.learners.save_policy(directory.policy)
+    summary = {
+        "name": config.name,
+        "eval": before_and_after(state.evaluations, config),
+        "steps": state.step,
+        "wall_s": round(state.wall_s, 3),
+        "samples": state.samples,
+        "trained_tokens": state.trained_tokens,
+    }
+    directory.write_summary(summary)
+    write_report(directory.path)
+    run.progress.finish(closing_lines(summary, directory))
+
+
+def closing_lines(summary: Mapping[str, Any], directory: RunDirectory) -> list[str]:
+    """The last screen: what was learnt, and where everything is."""
+    lines = []
+    scores = summary["eval"]
+    if scores:
+        before, after = scores["before"], scores["after"]
+        lines.append(
+            f"accuracy on {after['problems']} held-out problems: "
+            f"{before['accuracy']:.3f} before -> {after['accuracy']:.3f} after "
+            f"({after['level']:.0%} interval {after['low']:.3f} to {after['high']:.3f})"
+        )
+    lines.append(
+        f"{summary['steps']} steps, {summary['samples']} samples, {summary['wall_s']:.0f} s of training"
+    )
+    lines.append(f"run     {directory.path}")
+    lines.append(f"policy  {directory.policy}")
+    lines.append(f"report  {directory.path / 'report.html'}")
+    return lines

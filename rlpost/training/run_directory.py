@@ -1,0 +1,115 @@
+"""RunDirectory: where everything a run writes has its place."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlpost.errors import UserError
+
+CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
+
+
+class RunDirectory:
+    """Paths of one run; nothing else knows these names.
+
+    Attributes:
+        path: the directory itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def config(self) -> Path:
+        return self.path / CONFIG
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def policy(self) -> Path:
+        return self.path / "policy"
+
+    @property
+    def replay(self) -> Path:
+        """Batches that stopped the run, for `rlpost replay`."""
+        return self.path / "replay"
+
+    def rollouts(self, step: int) -> Path:
+        return self.path / "rollouts" / f"step-{step:06d}.jsonl"
+
+    def evaluation(self, step: int) -> Path:
+        return self.path / "evaluations" / f"step-{step:06d}"
+
+    def write_config(self, text: str) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.config, text)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        write_atomically(self.path / SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+    def drop_after(self, step: int) -> None:
+        """Remove rollouts and evaluations of later steps than `step`."""
+        for path in sorted(self.path.glob("rollouts/step-*.jsonl")):
+            if _step_of(path) > step:
+                path.unlink()
+        for folder in sorted(self.path.glob("evaluations/step-*")):
+            if _step_of(folder) > step:
+                for path in folder.iterdir():
+                    path.unlink()
+                folder.rmdir()
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
+def choose_directory(folder: str, name: str, output: Path | None, resume: bool) -> RunDirectory:
+    """The directory of a new run, or of the one to resume.
+
+    Args:
+        folder: where run directories are made when `output` is not given.
+        name: the run's name.
+        output: the directory the user asked for.
+        resume: take up `output`, or the newest run of this name.
+
+    Raises:
+        UserError: a new run would mix with files of another one, or there is no run to resume.
+    """
+    if output is not None:
+        occupied = output.exists() and (not output.is_dir() or any(output.iterdir()))
+        if occupied and not resume:
+            raise UserError(
+                "the output directory is not empty",
+                where=output,
+                remedy="add --resume to go on with the run in it, or choose another --output",
+            )
+        return RunDirectory(output)
+    if resume:
+        found = sorted(Path(folder).glob(f"{name}-[0-9]*"))
+        if not found:
+            raise UserError(
+                "there is no run to resume",
+                where=Path(folder),
+                needed=f"a directory {name}-<time>",
+                remedy="name the run with --output DIR",
+            )
+        return RunDirectory(found[-1])
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return RunDirectory(Path(folder) / f"{name}-{stamp}")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The whole text or nothing, also when the process is killed."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,103 @@
+"""Workers: the driver's view of the rollout workers, and the policy's way to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlpost.cluster import ActorGroup
+from rlpost.config.schema import RolloutConfig, WeightsConfig
+from rlpost.data.trajectory import Prompt, Trajectory
+from rlpost.errors import WeightTransferError
+from rlpost.rollout.engine import Sample, SampleRequest, SamplingSettings
+from rlpost.rollout.worker import RolloutTask, sample_seed
+from rlpost.training.learners import Learners
+from rlpost.weights.transfer import WeightTransfer
+
+PROBE_SEQUENCES, PROBE_TOKENS = 4, 64
+
+
+class Workers:
+    """Deals tasks out to the workers and keeps their weights at the learner's version."""
+
+    def __init__(self, group: ActorGroup, weights: WeightsConfig, prompts: Sequence[Prompt]) -> None:
+        self.group = group
+        probes = [p.token_ids[-PROBE_TOKENS:] for p in prompts if len(p.token_ids) > 1]
+        self.transfer = WeightTransfer(
+            weights.probe_every, weights.probe_tolerance, tuple(probes[:PROBE_SEQUENCES])
+        )
+        self.probe_every = weights.probe_every
+        self.version = -1
+
+    def configure(self, rollout: RolloutConfig) -> None:
+        self.group.call_all("configure", rollout)
+
+    def sync(self, learners: Learners, version: int) -> dict[str, float]:
+        """Bring every worker to `version`, with proofs; nothing to do when they are there.
+
+        Returns:
+            weights/* metrics, the same whether or not a run was resumed just before.
+        """
+        if self.version == version:
+            return {}
+        bundle = learners.export(version)
+        metrics = self.transfer.check(bundle, self.group.call_all("load_weights", bundle))
+        if self.transfer.due(version):
+            sequences = self.transfer.probe_sequences
+            gap = self.transfer.check_probe(
+                self.group.call_all("probe", sequences), learners.probe(sequences)
+            )
+            metrics |= gap if version % self.probe_every == 0 else {}
+        self.version = version
+        return metrics
+
+    def rollout(
+        self, prompts: Sequence[Prompt], rollout: RolloutConfig, samples: int, label: str, seed: int
+    ) -> list[Trajectory]:
+        """`samples` trajectories of every prompt, prompt by prompt.
+
+        Args:
+            label: stage and step, the first part of every trajectory's id.
+            seed: the run's.
+        """
+        settings = SamplingSettings(
+            rollout.temperature,
+            rollout.top_p,
+            rollout.top_k,
+            rollout.max_response_tokens,
+            tuple(rollout.stop),
+        )
+        tasks = [
+            RolloutTask(
+                f"{label}-{prompt.id}-{k:03d}", prompt, sample_seed(seed, label, prompt.id, k), settings
+            )
+            for prompt in prompts
+            for k in range(samples)
+        ]
+        trajectories: list[Trajectory] = self._deal("rollout", tasks, samples)
+        self._check_versions(trajectories)
+        return trajectories
+
+    def generate(self, requests: Sequence[SampleRequest]) -> list[Sample]:
+        """Plain samples, for evaluation."""
+        samples: list[Sample] = self._deal("generate", list(requests), 1)
+        return samples
+
+    def _deal(self, method: str, items: list, together: int) -> list:
+        """Contiguous shares, so that the samples of one prompt stay on one worker; answers in order."""
+        groups = -(-len(items) // together)
+        bounds = [groups * w // self.group.size * together for w in range(self.group.size + 1)]
+        bounds[-1] = len(items)
+        shares = [(items[start:end],) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [answer for share in self.group.call_each(method, shares) for answer in share]
+
+    def _check_versions(self, trajectories: Sequence[Trajectory]) -> None:
+        """The learner refuses tokens of a version it did not send."""
+        for trajectory in trajectories:
+            found = {v for turn in trajectory.turns if turn.by_policy for v in turn.versions}
+            if found - {self.version}:
+                raise WeightTransferError(
+                    "a sample was drawn from another policy version than the learner sent",
+                    where=trajectory.id,
+                    found=f"versions {sorted(found)}",
+                    needed=f"version {self.version}",
+                )
