@@ -6,12 +6,13 @@ implements them, on one process or over gloo/NCCL ranks, and DeepSpeed implement
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
+from rlpost.config.schema import TrainConfig
 from rlpost.data.collate import ModelInputs
 from rlpost.estimator import Objective, Prepared
 from rlpost.weights.bundle import WeightBundle
@@ -38,20 +39,32 @@ class Learner(Protocol):
         """
         ...
 
-    def start_stage(self, settings: Mapping[str, object]) -> None:
-        """Fresh optimizer state and schedule for a stage (a dumped TrainConfig)."""
+    def start_stage(self, train: TrainConfig, reference: bool) -> None:
+        """Fresh optimizer state and schedule; with `reference`, freeze a copy of the weights as they are."""
         ...
 
-    def export_weights(self) -> WeightBundle:
-        """The policy's weights as the version they are."""
+    def export_weights(self, version: int) -> WeightBundle:
+        """A snapshot of the policy's weights under the driver's version number."""
+        ...
+
+    def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
+        """Log-probs (temperature 1) of tokens 1.. of each sequence, as in `Engine.probe`."""
         ...
 
     def save(self, directory: Path) -> None:
-        """Weights, optimizer, schedule, version and RNG, enough to go on exactly."""
+        """Weights, optimizer, schedule, reference and RNG, enough to go on exactly; rank 0 writes."""
         ...
 
-    def load(self, directory: Path) -> None:
-        """The inverse of `save`."""
+    def load(self, directory: Path, weights_only: bool = False) -> None:
+        """The inverse of `save`, after `start_stage`.
+
+        Args:
+            weights_only: leave optimizer, schedule and reference of the new stage as they are; a
+                reference is frozen again from the loaded weights.
+
+        Raises:
+            CheckpointError: the saved weights are those of another architecture.
+        """
         ...
 
     def save_policy(self, directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from rlpost.cluster import ActorGroup
@@ -87,7 +88,7 @@ class Workers:
         groups = -(-len(items) // together)
         bounds = [groups * w // self.group.size * together for w in range(self.group.size + 1)]
         bounds[-1] = len(items)
-        shares = [(items[start:end],) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+        shares = [(items[start:end],) for start, end in itertools.pairwise(bounds)]
         return [answer for share in self.group.call_each(method, shares) for answer in share]
 
     def _check_versions(self, trajectories: Sequence[Trajectory]) -> None:
