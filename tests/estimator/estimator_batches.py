@@ -1,0 +1,119 @@
+"""Batches for the core's tests: literal ones and seeded random ones with every irregularity."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rlpost.estimator import LossOutput, Objective, Prepared, TokenBatch
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Given:
+    """The advantage written down in the example, one value a sequence."""
+
+    values: tuple[float, ...]
+    signals: ClassVar[frozenset[str]] = frozenset()
+    needs_group: ClassVar[bool] = False
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        return torch.tensor(self.values, dtype=torch.float64)[batch.sequence_N]
+
+    @property
+    def formula(self) -> str:
+        return "given"
+
+
+def with_advantage(objective: Objective, values: Sequence[float]) -> Objective:
+    """The objective with its first term's advantage replaced by given numbers."""
+    term = replace(objective.terms[0], advantage=Given(tuple(values)))
+    return replace(objective, terms=(term, *objective.terms[1:]))
+
+
+def batch_of(
+    lengths: Sequence[int],
+    *,
+    mask: Sequence[int] | None = None,
+    groups: Sequence[int] | None = None,
+    rewards: Sequence[float] | None = None,
+    demonstrations: Sequence[int] = (),
+    on_policy: bool = False,
+    **signals: Sequence[float],
+) -> TokenBatch:
+    """A literal batch; by default one group, rewards 0, 1, 2, ... and no untrained token."""
+    S, N = len(lengths), sum(lengths)
+    return TokenBatch(
+        sequence_N=torch.tensor([s for s, n in enumerate(lengths) for _ in range(n)], dtype=torch.int64),
+        mask_N=torch.ones(N, dtype=torch.bool) if mask is None else torch.tensor(mask, dtype=torch.bool),
+        turn_N=torch.zeros(N, dtype=torch.int64),
+        group_S=torch.zeros(S, dtype=torch.int64) if groups is None else torch.tensor(groups),
+        reward_S=torch.tensor(list(range(S)) if rewards is None else rewards, dtype=torch.float64),
+        truncated_S=torch.zeros(S, dtype=torch.bool),
+        demonstration_S=torch.tensor([s in demonstrations for s in range(S)], dtype=torch.bool),
+        on_policy=on_policy,
+        signals={k: torch.tensor(v, dtype=torch.float64) for k, v in signals.items()},
+    )
+
+
+def random_batch(seed: int, *, garbage: float = NAN) -> tuple[TokenBatch, Tensor]:
+    """A small ragged batch and its current log-probs, all random, in float64.
+
+    It holds groups of one, two and more responses, one with equal rewards, two prompts' demonstrations,
+    an empty response, one without a trained token, holes, and `garbage` wherever nothing is trained.
+    """
+    rng = random.Random(seed)
+    groups = [7] * 4 + [-3] * 3 + [7] + [20] * 2 + [5] + [100, 101]
+    rewards = [rng.choice([0.0, 1.0, 0.3]) for _ in groups]
+    rewards[0], rewards[1] = 0.0, 1.0
+    rewards[8] = rewards[9] = 2.3
+    demonstrations = (11, 12)
+    for s in demonstrations:
+        rewards[s] = 0.0
+    lengths = [rng.randint(1, 6) for _ in groups]
+    lengths[rng.randrange(8)] = 0
+    mask = [int(rng.random() < 0.8) for n in lengths for _ in range(n)]
+    start = sum(lengths[:8])
+    mask[start : start + lengths[8]] = [0] * lengths[8]
+    current = [rng.uniform(-3.0, -0.05) for _ in mask]
+
+    def near(spread: float) -> list[float]:
+        return [
+            lp + rng.uniform(-spread, spread) if m else garbage for lp, m in zip(current, mask, strict=True)
+        ]
+
+    batch = batch_of(
+        lengths,
+        mask=mask,
+        groups=groups,
+        rewards=rewards,
+        demonstrations=demonstrations,
+        old_logprob=near(1.5),
+        behaviour_logprob=near(1.5),
+        ref_logprob=near(1.0),
+    )
+    logprob = [lp if m else garbage for lp, m in zip(current, mask, strict=True)]
+    return batch, torch.tensor(logprob, dtype=torch.float64)
+
+
+def evaluate(
+    objective: Objective, prepared: Prepared, logprob_N: Tensor, entropy_N: Tensor | None = None
+) -> tuple[LossOutput, Tensor]:
+    """The loss and autograd's gradient with respect to the log-probs."""
+    leaf = logprob_N.detach().clone().requires_grad_(True)
+    output = objective.loss(leaf, prepared, entropy_N)
+    output.loss.backward()
+    assert leaf.grad is not None
+    return output, leaf.grad
+
+
+def kept_tokens(prepared: Prepared, batch: TokenBatch) -> Tensor:
+    """Positions of the kept sequences' tokens on the N axis of the original batch."""
+    kept = set(prepared.kept_S.tolist())
+    return torch.tensor([i for i, s in enumerate(batch.sequence_N.tolist()) if s in kept], dtype=torch.int64)
