@@ -35,6 +35,8 @@ class RewardResult:
     note: str = ""
 
     def __post_init__(self) -> None:
+        if self.outcome not in OUTCOMES:
+            raise ValueError(f"outcome {self.outcome!r} is not one of {', '.join(OUTCOMES)}")
         failed = self.outcome in ("timeout", "error")
         if failed != (self.score is None):
             raise ValueError(f"score {self.score!r} does not fit outcome {self.outcome!r}")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from pathlib import Path
 
 import datasets
@@ -223,9 +222,8 @@ def test_anything_but_one_source_is_refused(changes, found, tokenizer):
 def test_real_benchmark_files_load_whole(file, rows, columns, tokenizer):
     if not (SHARED / file).is_file():
         pytest.skip(f"needs the real data file {file} in ../shared/data, which is not there")
-    started = time.monotonic()
-    prompts = load_prompts(DataConfig(path=str(SHARED / file), max_prompt_tokens=4096, **columns), tokenizer)
-    print(f"{file}: {time.monotonic() - started:.1f} s")
+    config = DataConfig(path=str(SHARED / file), max_prompt_tokens=4096, **columns)
+    prompts = load_prompts(config, tokenizer)
     expected = {"rows": rows, "kept": rows, "dropped": 0, "truncated": 0, "duplicates": 0}
     assert prompts.counts == expected
     assert len({p.id for p in prompts}) == rows

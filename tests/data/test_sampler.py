@@ -122,3 +122,22 @@ def test_a_position_saved_under_other_settings_is_refused_and_the_difference_nam
     saved = PromptSampler(prompts(5), 2, 0).state_dict()
     with pytest.raises(CheckpointError, match=named):
         other().load_state_dict(saved)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_prompt_that_would_repeat_in_a_batch_moves_back_just_behind_that_batch(seed):
+    old = ids([PromptSampler(prompts(10), 10, seed).next_batch()])
+    undisturbed = PromptSampler(prompts(10), 10, seed)
+    undisturbed.next_batch()
+    new = ids([undisturbed.next_batch()])
+
+    sampler = PromptSampler(prompts(10), 4, seed)
+    drawn = ids(sampler.next_batch() for _ in range(5))
+    assert drawn[:10] == old
+    straddling, head, waiting = old[8:], [], []
+    for name in new:
+        if len(head) < 2 and name not in straddling:
+            head.append(name)
+        else:
+            waiting.append(name)
+    assert drawn[10:] == head + waiting

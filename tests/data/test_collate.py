@@ -1,0 +1,92 @@
+"""Trajectories as one ragged batch: literal tensors."""
+
+import math
+
+import pytest
+import torch
+
+from rlpost.data import Prompt, RewardResult, Trajectory, Turn, collate, collate_demonstrations
+
+ONE = Prompt("one", "", (11, 12))
+TWO = Prompt("two", "", (13,))
+
+
+def sampled(*token_ids, logprob=-0.5):
+    count = len(token_ids)
+    return Turn(token_ids, "", True, (logprob,) * count, (0,) * count)
+
+
+def observed(*token_ids):
+    return Turn(token_ids, "", False, (math.nan,) * len(token_ids), (-1,) * len(token_ids))
+
+
+def trajectory(prompt, turns, reward=1.0, finish="eos"):
+    result = None if reward is None else RewardResult(reward)
+    return Trajectory(f"{prompt.id}", prompt, tuple(turns), finish, seed=0, reward=result)
+
+
+def test_turns_observations_groups_and_rewards_land_where_they_belong():
+    inputs, batch = collate(
+        [
+            trajectory(TWO, [sampled(1, 2, logprob=-0.25), observed(3), sampled(4)], reward=0.5),
+            trajectory(ONE, [sampled(5)], reward=-1.0, finish="length"),
+            trajectory(TWO, [sampled(6, 7)], reward=0.0),
+        ]
+    )
+    assert [p.tolist() for p in inputs.prompt_ids] == [[13], [11, 12], [13]]
+    assert [r.tolist() for r in inputs.response_ids] == [[1, 2, 3, 4], [5], [6, 7]]
+    assert inputs.lengths == [5, 3, 3]
+    assert batch.sequence_N.tolist() == [0, 0, 0, 0, 1, 2, 2]
+    assert batch.mask_N.tolist() == [True, True, False, True, True, True, True]
+    assert batch.turn_N.tolist() == [0, 0, 1, 2, 0, 0, 0]
+    assert batch.group_S.tolist() == [0, 1, 0]
+    assert batch.reward_S.tolist() == [0.5, -1.0, 0.0]
+    assert batch.truncated_S.tolist() == [False, True, False]
+    assert batch.demonstration_S.tolist() == [False, False, False]
+    logprob_N = batch.signal("behaviour_logprob")
+    assert logprob_N[[0, 1, 3, 4, 5, 6]].tolist() == [-0.25, -0.25, -0.5, -0.5, -0.5, -0.5]
+    assert math.isnan(logprob_N[2].item())
+
+
+def test_rows_of_inputs_and_batch_stay_lined_up():
+    inputs, batch = collate([trajectory(ONE, [sampled(*range(n))]) for n in (1, 3, 2)])
+    picked, rows = inputs.rows([2, 0]), batch.rows(torch.tensor([2, 0]))
+    assert [len(r) for r in picked.response_ids] == rows.length_S.tolist() == [2, 1]
+    assert [p.tolist() for p in picked.prompt_ids] == [[11, 12], [11, 12]]
+
+
+def test_a_trajectory_may_hold_no_token():
+    inputs, batch = collate([trajectory(ONE, [sampled()]), trajectory(TWO, [sampled(9)])])
+    assert inputs.lengths == [2, 2]
+    assert batch.sequence_N.tolist() == [1]
+    assert batch.length_S.tolist() == [0, 1]
+
+
+def test_no_trajectory_gives_an_empty_batch():
+    inputs, batch = collate([])
+    assert inputs.lengths == [] and batch.N == 0 and batch.S == 0
+
+
+@pytest.mark.parametrize("reward", [None, RewardResult(None, "timeout")])
+def test_a_trajectory_without_a_score_is_refused(reward):
+    unscored = Trajectory("lost", ONE, (sampled(1),), "eos", seed=0, reward=reward)
+    with pytest.raises(ValueError, match="trajectory 'lost' has no score"):
+        collate([unscored])
+
+
+def test_demonstrations_are_rows_of_their_own_groups_with_every_token_trained():
+    prompts = [Prompt("a", "", (1,), demonstration=(5, 2)), Prompt("b", "", (3, 4), demonstration=(2,))]
+    inputs, batch = collate_demonstrations(prompts)
+    assert [r.tolist() for r in inputs.response_ids] == [[5, 2], [2]]
+    assert batch.sequence_N.tolist() == [0, 0, 1]
+    assert batch.mask_N.tolist() == [True, True, True]
+    assert batch.turn_N.tolist() == [0, 0, 0]
+    assert batch.group_S.tolist() == [0, 1]
+    assert batch.demonstration_S.tolist() == [True, True]
+    assert batch.reward_S.tolist() == [0.0, 0.0]
+    assert dict(batch.signals) == {}
+
+
+def test_a_prompt_without_a_demonstration_is_refused():
+    with pytest.raises(ValueError, match="prompt 'one' has no demonstration"):
+        collate_demonstrations([ONE])
