@@ -65,11 +65,13 @@ def _placement(config: RunConfig) -> str:
 
 
 def _evaluation(config: RunConfig) -> str:
-    settings = config.evaluation
-    sources = [settings.data] if settings.data else [s.data for s in config.stages if s.data.task is not None]
-    if not sources:
-        return "none: no evaluation.data, and no task with a held-out split"
-    source = _source(sources[-1]) + ("" if settings.data else ", its held-out split")
+    settings, last = config.evaluation, config.stages[-1].data
+    if settings.data is not None:
+        source = _source(settings.data)
+    elif last.task is not None:
+        source = f"{_source(last)}, its held-out split"
+    else:
+        return "none: no evaluation.data, and no task with a held-out split in the last stage"
     problems = f"the first {_count(settings.problems, 'problem')}" if settings.problems else "all problems"
     mode = f"sampled at temperature {settings.temperature:g}" if settings.temperature else "greedy"
     often = f", every {_count(settings.every, 'step')}" if settings.every else ""
@@ -167,8 +169,8 @@ def _notes(stage: StageConfig) -> Iterator[str]:
     rollout, train = stage.rollout, stage.train
     if stage.source == "rollouts" and (rollout.top_p < 1 or rollout.top_k):
         yield (
-            "top_p and top_k cut the distribution that is sampled; the learner's log-probs are of all tokens:\n"
-            "logprob gaps are then expected, and the policy never sees the tokens that were cut off"
+            "top_p and top_k cut the distribution that is sampled; the learner's log-probs are of all\n"
+            "tokens: logprob gaps are then expected, and the policy never sees the tokens that were cut off"
         )
     if train.warmup_steps >= train.steps * train.updates_per_step:
         yield (

@@ -76,7 +76,7 @@ class _Report:
 
     def _place(self, path: KeyPath) -> str:
         name = dotted(path, self.tree)
-        for set_path, override in reversed(self.set_by.items()):
+        for set_path, override in reversed(list(self.set_by.items())):
             shorter = min(len(set_path), len(path))
             if set_path[:shorter] == path[:shorter]:
                 return f"{name}, command line: {override}"

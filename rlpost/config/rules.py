@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rlpost.config import size_rules
 from rlpost.config.problems import Problem
 from rlpost.config.schema import DataConfig, RewardConfig, RunConfig, StageConfig
 from rlpost.config.yaml_text import KeyPath
@@ -57,56 +57,6 @@ def prompts_have_one_source(config: RunConfig) -> Iterator[Problem]:
             )
 
 
-def updates_divide_samples(config: RunConfig) -> Iterator[Problem]:
-    """One step's sequences are divided evenly into its updates."""
-    for index, stage in enumerate(config.stages):
-        prompts, samples, updates = _sizes(stage)
-        sequences = prompts * samples
-        if sequences % updates:
-            multiple = updates // math.gcd(updates, prompts)
-            near_samples = " or ".join(str(n) for n in _multiples_near(samples, multiple))
-            near_updates = " or ".join(str(n) for n in _divisors_near(sequences, updates))
-            yield Problem(
-                ("stages", index, "train", "updates_per_step"),
-                "a step's samples do not divide into its updates",
-                found=f"{prompts} prompts_per_step x {samples} samples_per_prompt = {sequences} sequences, "
-                f"{sequences} / {updates} updates_per_step = {sequences / updates:g}",
-                needed="a whole number of sequences per update",
-                remedy=f"set samples_per_prompt to {near_samples}, or updates_per_step to {near_updates}",
-            )
-
-
-def every_rank_has_a_sequence(config: RunConfig) -> Iterator[Problem]:
-    """An update has at least one sequence for each learner rank."""
-    ranks = config.cluster.learner_ranks
-    for index, stage in enumerate(config.stages):
-        prompts, samples, updates = _sizes(stage)
-        if prompts * samples % updates == 0 and prompts * samples // updates < ranks:
-            yield Problem(
-                ("stages", index, "train", "prompts_per_step"),
-                "an update has fewer sequences than learner ranks",
-                found=f"{prompts} prompts x {samples} samples / {updates} updates = "
-                f"{prompts * samples // updates} sequences, {ranks} ranks",
-                remedy=f"set prompts_per_step to {math.ceil(ranks * updates / samples)} or more, "
-                f"or cluster.learner_ranks to {prompts * samples // updates} or less",
-            )
-
-
-def a_sequence_fits_a_microbatch(config: RunConfig) -> Iterator[Problem]:
-    """The longest prompt with the longest response fits into one forward pass."""
-    for index, stage in enumerate(config.stages):
-        prompt, response = stage.data.max_prompt_tokens, stage.rollout.max_response_tokens
-        if stage.train.tokens_per_microbatch < prompt + response:
-            yield Problem(
-                ("stages", index, "train", "tokens_per_microbatch"),
-                "the longest sequence does not fit into a micro-batch",
-                found=f"{stage.train.tokens_per_microbatch} tokens_per_microbatch, "
-                f"but {prompt} max_prompt_tokens + {response} max_response_tokens = {prompt + response}",
-                needed=f"at least {prompt + response}",
-                remedy="or make data.max_prompt_tokens or rollout.max_response_tokens smaller",
-            )
-
-
 def rollouts_are_rewarded(config: RunConfig) -> Iterator[Problem]:
     """A stage that learns from samples needs a reward."""
     for index, stage in enumerate(config.stages):
@@ -115,8 +65,45 @@ def rollouts_are_rewarded(config: RunConfig) -> Iterator[Problem]:
                 ("stages", index, "rewards"),
                 f"stage `{stage.name}` learns from sampled responses, but nothing rewards them",
                 needed="`rewards: NAME` or a list of reward functions",
-                remedy="name a file such as my_reward.py, or a shipped one: exact_match, gsm8k, math, format_tags",
+                remedy="a file such as my_reward.py, or a shipped one: exact_match, gsm8k, math, format_tags",
             )
+
+
+def sampling_stages_share_their_workers(config: RunConfig) -> Iterator[Problem]:
+    """Reward processes and rollout workers start once: all stages that sample use the same ones."""
+    sampling = [(index, stage) for index, stage in enumerate(config.stages) if stage.source == "rollouts"]
+    if not sampling:
+        return
+    first = sampling[0][1]
+    for index, stage in sampling[1:]:
+        if stage.rewards != first.rewards:
+            yield Problem(
+                ("stages", index, "rewards"),
+                f"stages `{first.name}` and `{stage.name}` have different rewards",
+                needed="one `rewards` at the top level, or two runs",
+            )
+        if stage.rollout.workers != first.rollout.workers:
+            yield Problem(
+                ("stages", index, "rollout", "workers"),
+                f"stages `{first.name}` and `{stage.name}` have different numbers of rollout workers",
+                found=f"{first.rollout.workers} and {stage.rollout.workers}",
+                needed="one `rollout.workers` at the top level, or two runs",
+            )
+
+
+def evaluations_are_scored(config: RunConfig) -> Iterator[Problem]:
+    """Held-out problems are scored by the run's rewards."""
+    asked = config.evaluation.data is not None or config.stages[-1].data.task is not None
+    if (
+        asked
+        and all(stage.source == "demonstrations" for stage in config.stages)
+        and not config.stages[-1].rewards
+    ):
+        yield Problem(
+            ("stages", len(config.stages) - 1, "rewards"),
+            "there are problems to evaluate on, but nothing scores the answers",
+            needed="`rewards: NAME`, such as exact_match",
+        )
 
 
 def reward_names_are_unique(config: RunConfig) -> Iterator[Problem]:
@@ -214,46 +201,22 @@ def more_processes_need_ray(config: RunConfig) -> Iterator[Problem]:
             )
 
 
-def the_tiny_model_is_well_formed(config: RunConfig) -> Iterator[Problem]:
-    """Heads divide the width into even parts (rotary embeddings pair them); sequences fit."""
-    tiny = config.model.tiny
-    if config.model.init != "tiny":
-        return
-    if tiny.hidden_size % (2 * tiny.heads):
-        step = 2 * tiny.heads
-        yield Problem(
-            ("model", "tiny", "hidden_size"),
-            "the width does not divide into heads of an even size",
-            found=f"{tiny.hidden_size} / {tiny.heads} heads = {tiny.hidden_size / tiny.heads:g}",
-            needed=" or ".join(str(n) for n in _multiples_near(tiny.hidden_size, step)),
-        )
-    for stage in config.stages:
-        longest = stage.data.max_prompt_tokens + stage.rollout.max_response_tokens
-        if longest > tiny.max_positions:
-            yield Problem(
-                ("model", "tiny", "max_positions"),
-                f"sequences of stage `{stage.name}` may be longer than the tiny model reads",
-                found=f"{stage.data.max_prompt_tokens} max_prompt_tokens + "
-                f"{stage.rollout.max_response_tokens} max_response_tokens = {longest}, "
-                f"but {tiny.max_positions} max_positions",
-                needed=f"model.tiny.max_positions of at least {longest}",
-            )
-
-
 RULES: tuple[Rule, ...] = (
     stage_names_are_unique_words,
     prompts_have_one_source,
-    updates_divide_samples,
-    every_rank_has_a_sequence,
-    a_sequence_fits_a_microbatch,
+    size_rules.updates_divide_samples,
+    size_rules.every_rank_has_a_sequence,
+    size_rules.a_sequence_fits_a_microbatch,
     rollouts_are_rewarded,
+    sampling_stages_share_their_workers,
+    evaluations_are_scored,
     reward_names_are_unique,
     algorithms_are_valid,
     groups_have_two_samples,
     algorithms_fit_their_source,
     demonstrations_are_there,
     more_processes_need_ray,
-    the_tiny_model_is_well_formed,
+    size_rules.the_tiny_model_is_well_formed,
 )
 
 
@@ -262,10 +225,6 @@ def reward_name(reward: RewardConfig) -> str:
     place, _, function = reward.function.rpartition(":")
     is_file = not place or place.endswith(".py")
     return reward.name or (Path(place or function).stem if is_file else function)
-
-
-def _sizes(stage: StageConfig) -> tuple[int, int, int]:
-    return stage.train.prompts_per_step, stage.train.samples_per_prompt, stage.train.updates_per_step
 
 
 def _data_sections(config: RunConfig) -> Iterator[tuple[KeyPath, DataConfig]]:
@@ -291,14 +250,3 @@ def _valid_objectives(config: RunConfig) -> Iterator[tuple[int, StageConfig, Obj
         except CompositionError:
             continue  # `algorithms_are_valid` has said so
         yield index, stage, objective
-
-
-def _multiples_near(value: int, step: int) -> list[int]:
-    below, above = value // step * step, math.ceil(value / step) * step
-    return sorted({n for n in (below, above) if n > 0})
-
-
-def _divisors_near(whole: int, value: int) -> list[int]:
-    below = next(d for d in range(min(value, whole), 0, -1) if whole % d == 0)
-    above = next((d for d in range(value, whole + 1) if whole % d == 0), None)
-    return sorted({below} | ({above} if above is not None else set()))

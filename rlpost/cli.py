@@ -1,0 +1,291 @@
+"""The command line: parse, call, print. Whatever is heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rlpost.cli_text import algorithm_table, regraded, root_cause
+from rlpost.errors import RlpostError, UserError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="rlpost",
+    help="Post-train language models with reinforcement learning.",
+    epilog="Start here:  rlpost train configs/quickstart.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="A YAML recipe, such as configs/quickstart.yaml.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Keys to change, by dotted path: train.steps=20, stages.rl.train.learning_rate=1e-4, "
+        "rewards=my_reward.py. Values are read as YAML.",
+        show_default=False,
+    ),
+]
+RunDir = Annotated[
+    Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/quickstart-...")
+]
+
+
+def main() -> None:
+    """Run the command line; errors become one message and an exit status, never a user's traceback."""
+    try:
+        app()
+    except RlpostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except Exception as error:
+        traceback.print_exc()
+        print(f"error: {root_cause(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _rlpost(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        from rlpost import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="The run directory. Without it, a new one under `output` of the recipe, by name and time."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in --output, or with the newest run of this name, exactly where it was.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the resolved recipe and its plan; load and write nothing."),
+    ] = False,
+) -> None:
+    """Train a model: every stage of a recipe, with evaluations before and after.
+
+    \b
+    rlpost train configs/quickstart.yaml
+    rlpost train configs/gsm8k.yaml data.path=mine.jsonl rewards=my_reward.py train.steps=50
+    rlpost train configs/quickstart.yaml --resume
+    """
+    from rlpost.config import dump_config, explain, load_config
+
+    resolved = load_config(config, overrides or ())
+    if dry_run:
+        typer.echo(dump_config(resolved))
+        typer.echo("\n".join(f"# {line}".rstrip() for line in explain(resolved).splitlines()))
+        return
+    arguments = [str(config), *(overrides or ()), *(["--output", str(output)] if output else [])]
+    with _interruptible(f"resume with: {shlex.join(['rlpost', 'train', *arguments, '--resume'])}"):
+        from rlpost.training import train
+
+        train(resolved, output, resume)
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A model directory (RUN_DIR/policy), a Hugging Face id, or `tiny`."
+        ),
+    ],
+    benchmarks: Annotated[
+        str, typer.Option(help="Names, separated by commas: gsm8k,math500,aime24,amc23.")
+    ] = "",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="The folder with the benchmarks' files; `data` without it.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A JSONL or parquet file of your own; needs --reward.")
+    ] = None,
+    prompt_column: Annotated[
+        str | None, typer.Option(help="Column of --data that holds the problem [prompt].")
+    ] = None,
+    answer_column: Annotated[
+        str | None, typer.Option(help="Column of --data that holds the answer [answer].")
+    ] = None,
+    reward: Annotated[
+        str | None, typer.Option(help="The verifier of --data: a file, or a shipped one such as gsm8k.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Responses per problem: avg@k and pass@k up to this k.")] = 1,
+    temperature: Annotated[
+        float | None, typer.Option(help="Without it, greedy for one sample and 1.0 for several.")
+    ] = None,
+    top_p: Annotated[float, typer.Option(help="Nucleus mass; 1 keeps all tokens.")] = 1.0,
+    max_response_tokens: Annotated[int, typer.Option(help="Longer responses are cut, and counted.")] = 1024,
+    limit: Annotated[int | None, typer.Option(help="Only the first problems of each file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Where results go; an interrupted evaluation there is continued.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides every sample.")] = 0,
+    slots: Annotated[int, typer.Option(help="Responses decoded at the same time.")] = 64,
+) -> None:
+    """Evaluate a model on benchmarks or on a file of your own, with error bars; every generation is kept.
+
+    \b
+    rlpost eval runs/quickstart-.../policy --benchmarks math500,aime24 --data-dir data
+    rlpost eval MODEL --data test.jsonl --prompt-column question --reward gsm8k --samples 8
+    """
+    with _interruptible("the same command with the same --output goes on where this one stopped"):
+        from rlpost.evaluation import evaluate_model
+
+        evaluate_model(
+            model,
+            [name.strip() for name in benchmarks.split(",") if name.strip()],
+            data_dir=data_dir,
+            data=data,
+            prompt_column=prompt_column,
+            answer_column=answer_column,
+            reward=reward,
+            samples=samples,
+            temperature=temperature,
+            top_p=top_p,
+            max_response_tokens=max_response_tokens,
+            limit=limit,
+            output=output,
+            seed=seed,
+            slots=slots,
+        )
+
+
+@app.command()
+def regrade(
+    results_dir: Annotated[
+        Path,
+        typer.Argument(metavar="RESULTS_DIR", help="What `rlpost eval` wrote: one benchmark, or several."),
+    ],
+) -> None:
+    """Grade stored generations again, with the verifier as it is now. Needs no model and no GPU."""
+    from rlpost.evaluation import regrade
+
+    typer.echo(regraded(regrade(results_dir)))
+
+
+@app.command()
+def score(
+    reward: Annotated[
+        str, typer.Argument(metavar="REWARD", help="A file, file.py:function, or a shipped one: gsm8k.")
+    ],
+    input: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT.jsonl", help="Rows with a `completion` and the columns the reward reads."
+        ),
+    ],
+    output: Annotated[Path | None, typer.Option(help="Write each row with its score here, as JSONL.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An extra argument of the reward function.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that score at the same time.")] = 2,
+    deadline: Annotated[float, typer.Option(min=0.01, help="Seconds that one row may take.")] = 5.0,
+) -> None:
+    """Try a reward function on saved completions, in the same worker processes that training uses.
+
+    \b
+    rlpost score gsm8k completions.jsonl
+    rlpost score my_reward.py completions.jsonl --output scored.jsonl
+    """
+    from rich.console import Console
+
+    from rlpost.config.schema import RewardConfig, ScoringConfig
+    from rlpost.scoring import render, score_file
+
+    config = RewardConfig(function=reward, options=_options(option or []))
+    report = score_file(config, input, output, ScoringConfig(workers=workers, deadline_s=deadline))
+    render(report, Console())
+
+
+@app.command()
+def explain(config: Config, overrides: Overrides = None) -> None:
+    """Say in words what a recipe does: sizes with their arithmetic, the objective, the schedule."""
+    from rlpost.config import explain, load_config
+
+    typer.echo(explain(load_config(config, overrides or ())))
+
+
+@app.command()
+def algorithms(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One row, with parts, formulas and source.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The table of algorithms, or one row of it."""
+    typer.echo(algorithm_table(name, as_json))
+
+
+@app.command()
+def replay(
+    run_dir: RunDir,
+    step: Annotated[int, typer.Option(min=1, help="The step whose saved rollouts are learned from again.")],
+) -> None:
+    """Run the learner on a step's saved rollouts, with no engine: the same loss, for finding out why."""
+    from rlpost.training import replay
+
+    typer.echo(json.dumps(replay(run_dir, step), indent=2))
+
+
+@app.command()
+def report(run_dir: RunDir) -> None:
+    """Write one self-contained HTML page about a run."""
+    from rlpost.monitor import write_report
+
+    typer.echo(write_report(run_dir))
+
+
+@contextmanager
+def _interruptible(advice: str) -> Iterator[None]:
+    """On Ctrl-C, end with status 130 and say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {advice}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """`NAME=VALUE` pairs as keyword arguments; values are read as YAML."""
+    from rlpost.config.yaml_text import parse_value
+
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise UserError("an option is not of the form NAME=VALUE", where=f"--option {pair}")
+        options[name] = parse_value(value)
+    return options
+
+
+if __name__ == "__main__":
+    main()
