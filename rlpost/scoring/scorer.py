@@ -1,0 +1,171 @@
+"""Scorer: reward functions over trajectories, weighted and summed, with failures kept apart from zeros."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rlpost.data.trajectory import Prompt, RewardResult, Trajectory
+from rlpost.errors import RewardError, ScoringError
+from rlpost.scoring.canary import run_canary
+from rlpost.scoring.executor import Executor
+from rlpost.scoring.slot import Reply, Task
+from rlpost.scoring.verdict import Verdict, failure
+
+if TYPE_CHECKING:
+    from rlpost.config.schema import RewardConfig, ScoringConfig
+
+SEVERITY = ("scored", "unparseable", "timeout", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreItem:
+    """One response to score.
+
+    Attributes:
+        prompt: as the model read it.
+        completion: the response's text.
+        columns: the dataset row; reward functions receive these by name.
+    """
+
+    prompt: str
+    completion: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Scorer:
+    """The reward functions of a stage in their worker processes; close it, or use it in a `with` statement.
+
+    Calls may come from any thread, event-loop executor or Ray actor, one at a time or not.
+
+    Raises:
+        RewardError: a function cannot be loaded, or two have the same name.
+        ScoringError: the worker processes do not start.
+    """
+
+    def __init__(self, rewards: Sequence[RewardConfig], scoring: ScoringConfig) -> None:
+        if not rewards:
+            raise RewardError(
+                "there is no reward function", where="rewards", remedy="name one, such as gsm8k"
+            )
+        self._weights = [r.weight for r in rewards]
+        self._max_failure_share = scoring.max_failure_share
+        self._executor = Executor(rewards, scoring)
+        self.descriptions = self._executor.descriptions
+        names = Counter(d.name for d in self.descriptions)
+        twice = [name for name, count in names.items() if count > 1]
+        if twice:
+            self.close()
+            raise RewardError(
+                f"two rewards are named {twice[0]!r}",
+                where="rewards",
+                remedy="give one of them another `name`",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, place: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker processes and everything they started."""
+        self._executor.close()
+
+    def check_columns(self, columns: Iterable[str]) -> None:
+        """Make sure that the dataset has what the functions require.
+
+        Raises:
+            RewardError: names the first missing column and those that there are.
+        """
+        available = list(columns)
+        for description in self.descriptions:
+            for needed in description.needs:
+                if not set(needed) & set(available):
+                    raise RewardError(
+                        f"reward {description.name!r} needs the column {' or '.join(map(repr, needed))}",
+                        where=description.source,
+                        found=f"columns: {', '.join(available) or 'none'}",
+                        remedy="rename the column or the parameter, set it under the reward's `options`, "
+                        "or give it a default",
+                    )
+
+    def canary(self, prompts: Sequence[Prompt], *, sample: int = 32) -> None:
+        """Try the rewards, in the real worker processes, on known answers of at most `sample` prompts.
+
+        A gold response must score 1.0 and garbage less; a reward without a gold answer runs its own
+        `selfcheck`.
+
+        Raises:
+            RewardError: names the row, the gold answer, the score and the note.
+        """
+        self.check_columns(prompts[0].columns if prompts else ())
+        chosen = prompts[:: max(1, len(prompts) // sample)][:sample]
+        run_canary(self._executor, chosen)
+
+    def score(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+        """The same trajectories with their rewards."""
+        items = [ScoreItem(t.prompt.text, t.text, t.prompt.columns) for t in trajectories]
+        results = self.score_items(items)
+        return [replace(t, reward=r) for t, r in zip(trajectories, results, strict=True)]
+
+    def score_items(self, items: Sequence[ScoreItem]) -> list[RewardResult]:
+        """One result per item: the weighted sum of the rewards, or the worst outcome when one failed."""
+        return [result for result, _ in self.score_timed(items)]
+
+    def score_timed(self, items: Sequence[ScoreItem]) -> list[tuple[RewardResult, float]]:
+        """As `score_items`, with the seconds that each item's reward functions ran."""
+        count = len(self.descriptions)
+        tasks = [
+            Task("score", index, item.prompt, item.completion, item.columns)
+            for item in items
+            for index in range(count)
+        ]
+        replies = self._executor.run(tasks)
+        rows = [replies[start : start + count] for start in range(0, len(replies), count)]
+        return [(self._combine(row), sum(reply.seconds for reply in row)) for row in rows]
+
+    def check_failures(self, results: Sequence[RewardResult]) -> None:
+        """Stop when too many samples could not be scored.
+
+        Raises:
+            ScoringError: more than `scoring.max_failure_share` of the results failed.
+        """
+        failed = [r for r in results if r.failed]
+        if len(failed) <= self._max_failure_share * len(results):
+            return
+        counts = ", ".join(
+            f"{count} {outcome}" for outcome, count in Counter(r.outcome for r in failed).items()
+        )
+        notes = "\n".join(dict.fromkeys(r.note for r in failed[:3]))
+        raise ScoringError(
+            f"{len(failed)} of {len(results)} samples could not be scored ({counts})",
+            found=notes or "no notes",
+            needed=f"at most {self._max_failure_share:.0%} (scoring.max_failure_share)",
+            remedy="mend the reward function, or raise scoring.deadline_s if its answers are merely slow",
+        )
+
+    def _combine(self, replies: Sequence[Reply]) -> RewardResult:
+        verdicts = [_verdict(reply) for reply in replies]
+        parts, notes, total = {}, [], 0.0
+        for description, weight, verdict in zip(self.descriptions, self._weights, verdicts, strict=True):
+            if verdict["score"] is not None:
+                parts[description.name] = verdict["score"]
+                total += weight * verdict["score"]
+            parts |= {f"{description.name}/{name}": part for name, part in verdict["parts"].items()}
+            if verdict["note"]:
+                notes.append(
+                    verdict["note"] if len(verdicts) == 1 else f"{description.name}: {verdict['note']}"
+                )
+        outcome = max((v["outcome"] for v in verdicts), key=SEVERITY.index)
+        failed = any(v["score"] is None for v in verdicts)
+        return RewardResult(None if failed else total, outcome, parts, "; ".join(notes))
+
+
+def _verdict(reply: Reply) -> Verdict:
+    return failure(reply.note, reply.failed) if reply.failed else Verdict(**reply.value)

@@ -1,0 +1,293 @@
+"""The two processes of a scoring slot; run as `python -m rlpost.scoring.worker FD`.
+
+The *supervisor* imports the reward functions once and then only waits. On request it forks a *server*,
+which scores samples for the driver over a socket of its own; asked again, it kills that server with all its
+descendants and forks a fresh one within milliseconds. It dies when the driver does, and the server dies
+with it.
+
+Driver to server: pickled tasks, length-prefixed. Server to driver: JSON lines only, so that nothing a
+reward function does can reach the driver as code. What a reward function prints is kept, the last 4 kB, for
+error notes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import faulthandler
+import gc
+import json
+import os
+import pickle
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+from rlpost.errors import RewardError
+from rlpost.scoring.protocol import RewardFunction, load_reward
+from rlpost.scoring.reference import user_traceback
+from rlpost.scoring.verdict import failure
+
+TASK_HEADER = struct.Struct("<QI")
+"""Task number and length of the pickled (operation, reward index, prompt, completion, columns)."""
+OUTPUT_BYTES = 4096
+POLL_S = 0.5
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def main(control: socket.socket) -> None:
+    """Load the reward functions that the driver names, report on them, then serve until the driver goes."""
+    driver = os.getppid()
+    _prctl(
+        PR_SET_PDEATHSIG, signal.SIGKILL
+    )  # an import may hang, and nothing else watches the driver meanwhile
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    with control.makefile("rb") as stream:
+        configs, memory_bytes = pickle.load(stream)
+    try:
+        functions = [_load(SimpleNamespace(**config)) for config in configs]
+        descriptions = [dataclasses.asdict(f.describe()) for f in functions]
+    except RewardError as error:
+        control.sendall(_line({"error": {"what": error.what, "details": error.details}}))
+        return
+    gc.freeze()
+    # The signal would also be sent when merely the *thread* that started this process ends.
+    _prctl(PR_SET_PDEATHSIG, 0)
+    control.sendall(_line({"ready": descriptions}))
+    Supervisor(control, functions, driver, memory_bytes).run()
+
+
+def _load(config: Any) -> RewardFunction:
+    function = load_reward(config)
+    try:
+        function.warm_up()
+    except BaseException as error:
+        raise RewardError(
+            "the reward's `warm_up` failed", where=config.function, found=user_traceback(error)
+        ) from error
+    return function
+
+
+class Supervisor:
+    """Forks, replaces and buries the server of one slot."""
+
+    def __init__(
+        self,
+        control: socket.socket,
+        functions: Sequence[RewardFunction],
+        driver: int,
+        memory_bytes: int | None,
+    ) -> None:
+        self.control = control
+        self.functions = functions
+        self.driver = driver
+        self.memory_bytes = memory_bytes
+        self.server: int | None = None
+        self.output, self.output_end = os.pipe()
+        os.set_blocking(self.output, False)
+        self.tail = b""
+
+    def run(self) -> None:
+        """Obey the driver: each byte on the control socket asks for a fresh server."""
+        try:
+            while os.getppid() == self.driver:
+                ready, _, _ = select.select([self.control, self.output], [], [], POLL_S)
+                if self.output in ready:
+                    self._drain()
+                if self.control in ready:
+                    if not self.control.recv(1):
+                        return
+                    self._replace()
+        finally:
+            self._bury()
+
+    def _replace(self) -> None:
+        ending = self._bury()
+        ours, theirs = socket.socketpair()
+        supervisor = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _become_server(supervisor, self.output_end, (self.control, theirs))
+                Server(ours, self.functions, self.memory_bytes).run()
+            finally:
+                os._exit(1)
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
+        self.server = pid
+        ours.close()
+        with theirs:
+            socket.send_fds(self.control, [_line({"server": pid, "ending": ending})], [theirs.fileno()])
+
+    def _bury(self) -> str:
+        """Kill the server and whatever it started; how it ended, and its last output."""
+        if self.server is None:
+            return ""
+        ended, status = os.waitpid(self.server, os.WNOHANG)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.server, signal.SIGKILL)
+        if not ended:
+            os.kill(self.server, signal.SIGKILL)
+            _, status = os.waitpid(self.server, 0)
+        self.server = None
+        _kill_children()
+        self._drain()
+        ending, self.tail = _ending(status, self.tail), b""
+        return ending
+
+    def _drain(self) -> None:
+        """Keep the end of what the server printed; a pipe's worth at a time, for it may print for ever."""
+        with contextlib.suppress(BlockingIOError):
+            self.tail = (self.tail + os.read(self.output, 1 << 16))[-OUTPUT_BYTES:]
+
+
+class Server:
+    """Runs reward functions, one task at a time, until it is killed."""
+
+    def __init__(
+        self, connection: socket.socket, functions: Sequence[RewardFunction], memory_bytes: int | None
+    ) -> None:
+        self.connection = connection
+        self.functions = functions
+        if memory_bytes is not None:
+            _limit_memory(memory_bytes)
+        self.pid = os.getpid()
+        self.clean_state = _process_state()
+
+    def run(self) -> NoReturn:
+        """Answer tasks in order. Ends after a task that left threads, children or signal handlers behind,
+        so that they cannot disturb the next one."""
+        stream = self.connection.makefile("rb")
+        retire = False
+        while not retire:
+            header = stream.read(TASK_HEADER.size)
+            if len(header) < TASK_HEADER.size:
+                break
+            number, length = TASK_HEADER.unpack(header)
+            payload = stream.read(length)
+            started = time.monotonic()
+            try:
+                value = self._perform(*pickle.loads(payload))
+            except BaseException as error:
+                value = failure(user_traceback(error))
+            if os.getpid() != self.pid:
+                break  # the reward function forked, and this is its child
+            retire = _process_state() != self.clean_state
+            reply = {"task": number, "seconds": time.monotonic() - started, "retire": retire, "value": value}
+            self.connection.sendall(_line(reply))
+        os._exit(0)
+
+    def _perform(
+        self, operation: str, index: int, prompt: str, completion: str, columns: dict[str, Any]
+    ) -> Any:
+        function = self.functions[index]
+        if operation == "score":
+            return function(prompt, completion, columns)
+        if operation == "case":
+            return dataclasses.replace(function, options={})(prompt, completion, columns)
+        if operation == "gold":
+            return {"gold": function.gold_completion(columns)}
+        cases = {"cases": function.selfcheck()}
+        json.dumps(cases, allow_nan=False)
+        return cases
+
+
+def _become_server(supervisor: int, output_end: int, close: Sequence[socket.socket]) -> None:
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:
+        os._exit(1)
+    for end in close:
+        end.close()
+    os.dup2(output_end, 1)
+    os.dup2(output_end, 2)
+    sys.stdout = open(1, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
+    faulthandler.enable(file=2)
+
+
+def _process_state() -> tuple[Any, ...]:
+    """What a reward function may change or leave behind that would disturb the samples after it."""
+    alarm = signal.setitimer(signal.ITIMER_REAL, 0)[0] > 0
+    handlers = tuple(
+        signal.getsignal(s) for s in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+    )
+    files = tuple(_identity(place) for place in (0, 1, 2, "."))
+    streams = tuple((id(s), getattr(s, "closed", True)) for s in (sys.stdout, sys.stderr))
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        children = True
+    except ChildProcessError:
+        children = False
+    return threading.active_count(), alarm, handlers, files, streams, children, sys.getrecursionlimit()
+
+
+def _identity(place: int | str) -> int | None:
+    try:
+        return os.stat(place).st_ino  # noqa: PTH116
+    except OSError:
+        return None
+
+
+def _limit_memory(more: int) -> None:
+    """Allow `more` bytes of address space beyond what the imports already took."""
+    statm = Path("/proc/self/statm")
+    taken = int(statm.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = taken + more if hard == resource.RLIM_INFINITY else min(hard, taken + more)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def _kill_children() -> None:
+    """Kill and reap every child left, adopted ones too, for at most a second (a fork bomb may outrun it)."""
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        for pid in _children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.001)
+
+
+def _children() -> list[int]:
+    pids = []
+    for tasks in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            pids += [int(pid) for pid in tasks.read_text().split()]
+    return pids
+
+
+def _ending(status: int, tail: bytes) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    printed = tail.decode(errors="replace").strip()
+    return f"the worker process ended {how}" + (f"; its last output: {printed}" if printed else "")
+
+
+def _line(value: Any) -> bytes:
+    return json.dumps(value, default=str).encode() + b"\n"
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, int(value), 0, 0, 0)
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])))
