@@ -1,0 +1,381 @@
+"""Every metric that a run emits: name, unit, exact formula, healthy range.
+
+`docs/metrics.md` is generated from this table, and `MetricsWriter` refuses names that are not in
+it, so the page cannot lag behind the code.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric, or a family of them.
+
+    Attributes:
+        name: "group/name"; a `*` stands for any text, as in "reward/part/*".
+        unit: what 1 means.
+        formula: how it is computed, exactly.
+        healthy: the range to expect, or what it means to be off.
+        low: below this a report warns; None never warns.
+        high: above this a report warns; None never warns.
+    """
+
+    name: str
+    unit: str
+    formula: str
+    healthy: str
+    low: float | None = None
+    high: float | None = None
+
+    def warning(self, value: float) -> str | None:
+        """What is wrong with the value, or None."""
+        if self.low is not None and value < self.low:
+            return f"below {self.low:g}"
+        if self.high is not None and value > self.high:
+            return f"above {self.high:g}"
+        return None
+
+
+_STEP = (
+    Metric("step", "steps", "steps of the run so far, over all stages, from 1", "rises by 1"),
+    Metric("stage", "name", "the stage's name in the configuration", "text, not a number"),
+)
+
+_DATA = (
+    Metric("data/epoch", "passes", "complete passes over the prompts before this step", "rises slowly"),
+    Metric("data/prompts", "prompts", "prompts (or demonstrations) used in this step", "`prompts_per_step`"),
+    Metric(
+        "data/prompts_dropped",
+        "prompts",
+        "prompts of the dataset left out for their length (`overlong_prompts: drop`)",
+        "constant; a large share of the dataset means `max_prompt_tokens` is too small",
+    ),
+    Metric(
+        "data/prompts_truncated",
+        "prompts",
+        "prompts of the dataset cut to `max_prompt_tokens` (`overlong_prompts: truncate`)",
+        "constant; a cut problem may have lost its question",
+    ),
+)
+
+_ROLLOUT = (
+    Metric(
+        "rollout/samples", "responses", "responses sampled in this step", "prompts × `samples_per_prompt`"
+    ),
+    Metric(
+        "rollout/response_tokens_mean",
+        "tokens",
+        "mean over responses of the tokens after the prompt",
+        "moves slowly; steady growth to the limit is length exploitation",
+    ),
+    Metric("rollout/response_tokens_max", "tokens", "longest response", "at most `max_response_tokens`"),
+    Metric(
+        "rollout/truncated_share",
+        "share",
+        "responses with finish reason `length` / responses",
+        "below 0.1 once trained; above 0.3 the limit is too small for what the model wants to say",
+        high=0.3,
+    ),
+    Metric(
+        "rollout/dropped_samples",
+        "responses",
+        "responses left out of the update because scoring them failed",
+        "0; see `scoring/timeout` and `scoring/error`",
+        high=0,
+    ),
+    Metric(
+        "rollout/version_lag_max",
+        "versions",
+        "max over trained tokens of (the learner's version - the version that sampled the token)",
+        "0 when synchronous; never above the allowed staleness",
+    ),
+)
+
+_SCORING = (
+    Metric("scoring/scored", "responses", "responses with outcome `scored`", "all of them"),
+    Metric(
+        "scoring/unparseable",
+        "responses",
+        "responses examined by the verifier that hold no answer (they keep their score)",
+        "falls as the model learns the format",
+    ),
+    Metric(
+        "scoring/timeout",
+        "responses",
+        "responses whose scoring was killed at `scoring.deadline_s`; never trained on",
+        "0 or few; many mean the verifier hangs or the machine is overloaded",
+        high=0,
+    ),
+    Metric(
+        "scoring/error",
+        "responses",
+        "responses whose reward function raised, died or returned no finite number; never trained on",
+        "0; read the notes in rollouts/",
+        high=0,
+    ),
+)
+
+_REWARD = (
+    Metric("reward/mean", "reward", "mean score of the scored responses", "rises"),
+    Metric(
+        "reward/std",
+        "reward",
+        "sqrt(mean((r - mean r)^2)) over the scored responses of the step",
+        "above 0; at 0 every response earned the same and nothing can be learned",
+    ),
+    Metric("reward/part/*", "reward", "mean of that named part, before its weight", "shows which part moves"),
+)
+
+_SIGNAL = (
+    Metric("signal/groups", "groups", "prompts with at least one scored response", "`prompts_per_step`"),
+    Metric(
+        "signal/informative_group_share",
+        "share",
+        "groups whose rewards are not all equal / groups; 1 - p^G - (1-p)^G for pass rate p, G samples",
+        "0.3 to 1; near 0 the prompts are too easy or too hard, and steps teach nothing",
+        low=0.05,
+    ),
+    Metric(
+        "signal/nonzero_advantage_share",
+        "share",
+        "trained tokens with advantage ≠ 0 / trained tokens",
+        "near `signal/informative_group_share`; at 0 the loss is 0 and the step changes nothing",
+    ),
+    Metric(
+        "signal/trained_token_share",
+        "share",
+        "tokens that enter the loss / tokens the policy sampled",
+        "1 unless a selection drops sequences",
+    ),
+    Metric(
+        "signal/dropped_groups", "groups", "groups that selection removed entirely", "0 without selection"
+    ),
+    Metric(
+        "signal/dropped_sequences", "responses", "responses that selection removed", "0 without selection"
+    ),
+)
+
+_POLICY = (
+    Metric(
+        "policy/loss",
+        "loss",
+        "the loss as the method's paper writes it, regularisers included",
+        "near 0 on the first update of a step for group-relative methods; not a measure of progress",
+    ),
+    Metric(
+        "policy/surrogate",
+        "loss",
+        "Σ_t −weight_t m_t A_t exp(log π_θ,t − log π_den,t), regularisers included: what is differentiated",
+        "finite",
+    ),
+    Metric(
+        "policy/entropy",
+        "nats",
+        "mean over trained tokens of −Σ_v π(v) log π(v), at the sampling temperature",
+        "falls slowly; a fast fall to 0 ends exploration, a rise means noise",
+    ),
+    Metric("policy/ratio_mean", "ratio", "mean over trained tokens of π_θ / π_den", "close to 1", 0.8, 1.25),
+    Metric("policy/ratio_max", "ratio", "max over trained tokens of π_θ / π_den", "below about 10", high=100),
+    Metric(
+        "policy/clip_share_low",
+        "share",
+        "trained tokens that the mask dropped with ratio < 1 / trained tokens",
+        "0 on the first update of a step, then below 0.2",
+        high=0.3,
+    ),
+    Metric(
+        "policy/clip_share_high",
+        "share",
+        "trained tokens that the mask dropped with ratio > 1 / trained tokens",
+        "0 on the first update of a step, then below 0.2",
+        high=0.3,
+    ),
+    Metric(
+        "policy/kl_ref_k3",
+        "nats",
+        "mean over trained tokens of exp(−l) − 1 + l with l = log π_θ − log π_ref",
+        "grows slowly; above 1 the policy has left its reference",
+        high=10,
+    ),
+    Metric(
+        "policy/kl_loss", "loss", "coefficient × aggregated KL estimate", "small beside the rest of the loss"
+    ),
+    Metric(
+        "policy/entropy_loss",
+        "loss",
+        "−coefficient × aggregated entropy",
+        "small beside the rest of the loss",
+    ),
+)
+
+_MISMATCH = (
+    Metric(
+        "mismatch/k3",
+        "nats",
+        "mean over trained, sampled tokens of w − 1 − log w w = exp(old − behaviour)",
+        "below 0.001 with one engine and dtype; above 0.01 sampler and learner disagree",
+        high=0.01,
+    ),
+    Metric(
+        "mismatch/logprob_gap_mean",
+        "nats",
+        "mean over trained, sampled tokens of |old − behaviour|",
+        "below 1e-4 in float32, below 0.02 in bfloat16",
+        high=0.05,
+    ),
+    Metric(
+        "mismatch/logprob_gap_max",
+        "nats",
+        "max over trained, sampled tokens of |old − behaviour|",
+        "below 0.01 in float32; above 1 some tokens see other weights or another template",
+        high=1.0,
+    ),
+    Metric(
+        "mismatch/ess",
+        "share",
+        "(mean w)² / mean w² over trained, sampled tokens, w as in `mismatch/k3`",
+        "above 0.95",
+        low=0.8,
+    ),
+)
+
+_LEARNER = (
+    Metric(
+        "learner/grad_norm",
+        "norm",
+        "L2 norm of the whole gradient before clipping, mean over the step's updates",
+        "steady; spikes far above `max_grad_norm` that return each step are trouble",
+    ),
+    Metric("learner/learning_rate", "rate", "learning rate of the step's last update", "follows `schedule`"),
+    Metric(
+        "learner/trained_tokens", "tokens", "tokens that entered the loss, over the step's updates", "above 0"
+    ),
+    Metric(
+        "learner/microbatches",
+        "passes",
+        "forward and backward passes of the step, all ranks",
+        "fewer is faster",
+    ),
+    Metric(
+        "learner/oversized_sequences",
+        "sequences",
+        "sequences longer than `tokens_per_microbatch`; each made a micro-batch of its own",
+        "0; otherwise memory exceeds what `tokens_per_microbatch` promises",
+        high=0,
+    ),
+    Metric("learner/updates", "updates", "optimizer steps taken in this step", "`updates_per_step`"),
+    Metric(
+        "learner/skipped_updates",
+        "updates",
+        "updates not taken, because no token of theirs had an advantage or a regulariser",
+        "0; many mean that `signal/informative_group_share` is near 0",
+    ),
+)
+
+_WEIGHTS = (
+    Metric("weights/version", "version", "policy version the engines hold after the step", "rises"),
+    Metric("weights/bytes", "bytes", "bytes of the tensors sent to one engine", "constant"),
+    Metric("weights/tensors", "tensors", "tensors sent to one engine", "constant"),
+    Metric(
+        "weights/probe_gap",
+        "nats",
+        "max |log-prob of the engine − of the learner| over the probe's tokens; only on probed transfers",
+        "below `weights.probe_tolerance`, else the run stops",
+    ),
+)
+
+_EVALUATION = (
+    Metric(
+        "eval/accuracy",
+        "share",
+        "avg@n: mean over problems of (samples with score ≥ 1 / n); failures to score count as not correct",
+        "rises; compare intervals, not points",
+    ),
+    Metric("eval/accuracy_low", "share", "lower end of its 95 % interval over problems", "-"),
+    Metric("eval/accuracy_high", "share", "upper end of its 95 % interval over problems", "-"),
+    Metric("eval/score_mean", "reward", "mean score of the samples that were scored", "rises"),
+    Metric(
+        "eval/pass@*",
+        "share",
+        "mean over problems of 1 − C(n−c, k) / C(n, k)",
+        "pass@n bounds what RL can sharpen",
+    ),
+    Metric(
+        "eval/maj@*", "share", "mean over problems: the majority of k answers is correct", "above accuracy"
+    ),
+    Metric(
+        "eval/truncated_share", "share", "samples that hit the token limit / samples", "below 0.1", high=0.3
+    ),
+    Metric("eval/failed_share", "share", "samples that failed to score / samples", "0", high=0),
+    Metric("eval/response_tokens_mean", "tokens", "mean tokens of a response", "as in training"),
+    Metric("eval/*", "-", "any other number of an evaluation, by its own name in results.json", "-"),
+)
+
+_MEMORY = (
+    Metric(
+        "memory/driver_rss_mib",
+        "MiB",
+        "peak resident memory of the driver process so far",
+        "flat after the first steps; steady growth is a leak",
+    ),
+)
+
+_TIME = (
+    Metric("time/step_s", "s", "wall time of the whole step", "the sum of the rest and little more"),
+    Metric("time/rollout_s", "s", "sampling", "usually the largest"),
+    Metric("time/scoring_s", "s", "reward functions", "small; otherwise raise `scoring.workers`"),
+    Metric("time/signals_s", "s", "forward passes for log-probs and entropy before the updates", "-"),
+    Metric("time/update_s", "s", "forward, backward and optimizer", "-"),
+    Metric("time/transfer_s", "s", "weights to the engines, proofs included", "small"),
+    Metric("time/evaluation_s", "s", "evaluations during the step", "0 on most steps"),
+)
+
+SECTIONS: dict[str, tuple[Metric, ...]] = {
+    "The step": _STEP,
+    "Data": _DATA,
+    "Rollouts": _ROLLOUT,
+    "Scoring": _SCORING,
+    "Reward": _REWARD,
+    "What carries signal": _SIGNAL,
+    "Policy": _POLICY,
+    "Sampler against learner": _MISMATCH,
+    "Learner": _LEARNER,
+    "Weight transfer": _WEIGHTS,
+    "Evaluation": _EVALUATION,
+    "Memory": _MEMORY,
+    "Time": _TIME,
+}
+
+METRICS: tuple[Metric, ...] = tuple(metric for section in SECTIONS.values() for metric in section)
+
+
+@cache
+def describe(name: str) -> Metric:
+    """The table's row for a metric; an exact name goes before a family.
+
+    Raises:
+        KeyError: the table has no such metric.
+    """
+    for metric in METRICS:
+        if metric.name == name:
+            return metric
+    for metric in METRICS:
+        if "*" in metric.name and fnmatch.fnmatchcase(name, metric.name):
+            return metric
+    raise KeyError(f"no metric {name!r} in rlpost/monitor/catalogue.py")
+
+
+def undocumented(names: Iterable[str]) -> set[str]:
+    """Those of the names that the table does not have."""
+    missing = set()
+    for name in names:
+        try:
+            describe(name)
+        except KeyError:
+            missing.add(name)
+    return missing
