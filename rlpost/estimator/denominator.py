@@ -23,6 +23,8 @@ class Denominator(Protocol):
 
     signals: ClassVar[frozenset[str]]
     is_current: ClassVar[bool]
+    linear: ClassVar[bool]
+    """True when the loss value is linear in log pi: a token that the mask drops then has no value."""
 
     def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
         """log pi_theta - log pi_den [N] for detached `logprob_N`; clamped to ±20."""
@@ -58,6 +60,7 @@ class Current:
 
     signals: ClassVar[frozenset[str]] = frozenset()
     is_current: ClassVar[bool] = True
+    linear: ClassVar[bool] = True
 
     def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
         return torch.zeros_like(logprob_N)
@@ -79,6 +82,7 @@ class Old:
 
     signals: ClassVar[frozenset[str]] = frozenset({"old_logprob"})
     is_current: ClassVar[bool] = False
+    linear: ClassVar[bool] = False
 
     def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
         return _old(logprob_N, batch)
@@ -100,6 +104,7 @@ class Behaviour:
 
     signals: ClassVar[frozenset[str]] = frozenset({"behaviour_logprob"})
     is_current: ClassVar[bool] = False
+    linear: ClassVar[bool] = False
 
     def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
         return _difference(logprob_N, batch.signal("behaviour_logprob").to(logprob_N.dtype))
@@ -128,6 +133,7 @@ class Clipped:
     high: float = 5.0
     signals: ClassVar[frozenset[str]] = frozenset({"old_logprob"})
     is_current: ClassVar[bool] = False
+    linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.low <= 1.0 <= self.high:
@@ -153,6 +159,7 @@ class Unit:
 
     signals: ClassVar[frozenset[str]] = frozenset()
     is_current: ClassVar[bool] = False
+    linear: ClassVar[bool] = False
 
     def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
         return logprob_N.clamp(min=-LOG_RATIO_BOUND)

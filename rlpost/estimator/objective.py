@@ -152,7 +152,8 @@ class Objective:
 
         Args:
             batch: everything that was sampled in a step, all ranks together.
-            updates: optimizer updates the kept sequences are divided into, in order.
+            updates: optimizer updates the kept sequences are divided into, in order; fewer when
+                there are fewer sequences, so that none is empty.
         """
         keep_S = self.selection(batch)
         kept_S = keep_S.nonzero(as_tuple=True)[0]
@@ -160,7 +161,7 @@ class Objective:
         index_N, _ = token_index(batch.sequence_N, batch.S, kept_S)
         kept = batch.rows(kept_S)
         position_S = torch.arange(kept.S, device=kept_S.device)
-        update_S = position_S * updates // max(kept.S, 1)
+        update_S = position_S * min(updates, kept.S) // max(kept.S, 1)
         terms = []
         for term, advantage_N in zip(self.terms, advantages, strict=True):
             active_N = kept.mask_N & term.rows_S(kept)[kept.sequence_N]
@@ -225,13 +226,12 @@ class Objective:
         coefficient_N = decision.multiplier_N * advantage_N * term.denominator.weight(ratio_N)
         surrogate = -(weight_N * coefficient_N * torch.exp(logprob_N - current_N)).sum()
 
-        held_N = torch.where(
-            decision.multiplier_N == 0.0,
-            decision.held_N,
-            decision.multiplier_N * term.denominator.value(ratio_N, current_N),
-        )
-        share_N = term.granularity.value_share(batch)
-        value_N = -weight_N * advantage_N * (held_N if share_N is None else held_N * share_N)
+        value_N = decision.multiplier_N * term.denominator.value(ratio_N, current_N)
+        if not term.denominator.linear:
+            value_N = torch.where(decision.multiplier_N == 0.0, decision.held_N, value_N)
+            share_N = term.granularity.value_share(batch)
+            value_N = value_N if share_N is None else value_N * share_N
+        value_N = -weight_N * advantage_N * value_N
         return surrogate, term_measures(
             term.denominator, decision, ratio_N, current_N, value_N, weight_N, batch
         )

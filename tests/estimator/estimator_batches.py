@@ -13,6 +13,7 @@ from torch import Tensor
 from rlpost.estimator import LossOutput, Objective, Prepared, TokenBatch
 
 NAN = float("nan")
+torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)

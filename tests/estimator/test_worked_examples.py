@@ -439,9 +439,7 @@ def test_two_responses_of_two_tokens_have_the_published_loss(
 
 def test_supervised_loss_is_the_mean_negative_log_likelihood() -> None:
     row = build_objective({"base": "sft"})
-    per_sequence = Objective(
-        (Term(Constant(), Current(), SequenceMeanTokenMean(), rows="demonstrations"),)
-    )
+    per_sequence = Objective((Term(Constant(), Current(), SequenceMeanTokenMean(), rows="demonstrations"),))
     for objective, lengths, loss, gradient in [
         (row, [3], 1.0, [-1 / 3] * 3),
         (row, [3, 1], 1.25, [-1 / 4] * 4),

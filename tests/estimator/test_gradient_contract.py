@@ -1,0 +1,267 @@
+"""Every row and many compositions: autograd, the analytic coefficients and the papers' losses agree."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import replace
+from typing import Any
+
+import estimator_slow as slow
+import pytest
+import torch
+from estimator_batches import evaluate, kept_tokens, random_batch
+from torch import Tensor
+
+from rlpost.estimator import (
+    ALGORITHMS,
+    PARTS,
+    CompositionError,
+    Objective,
+    TokenBatch,
+    build_objective,
+)
+
+MAX_RESPONSE_TOKENS = 5
+AXES = ("advantage", "denominator", "granularity", "mask", "aggregation")
+
+
+def assert_coefficients_match(objective: Objective, batch: TokenBatch, logprob_N: Tensor) -> None:
+    prepared = objective.prepare(batch)
+    current_N = logprob_N[kept_tokens(prepared, batch)]
+    output, gradient_N = evaluate(objective, prepared, current_N)
+    coefficient_N = objective.coefficients(current_N, prepared)
+    assert torch.isfinite(output.loss)
+    assert torch.allclose(gradient_N, coefficient_N, rtol=0, atol=1e-10)
+    assert (gradient_N[~prepared.batch.mask_N] == 0).all()
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("seed", range(5))
+def test_autograd_gives_the_analytic_coefficient_for_every_row(name: str, seed: int) -> None:
+    batch, logprob_N = random_batch(seed)
+    objective = build_objective({"base": name}, max_response_tokens=MAX_RESPONSE_TOKENS)
+    assert_coefficients_match(objective, batch, logprob_N)
+    gradient_N = evaluate(objective, (p := objective.prepare(batch)), logprob_N[kept_tokens(p, batch)])[1]
+    assert gradient_N.abs().sum() > 0.01
+
+
+def all_part_names() -> list[dict[str, str]]:
+    names = [
+        dict(zip((*AXES, "selection"), choice, strict=True))
+        for choice in itertools.product(*(PARTS[axis] for axis in (*AXES, "selection")))
+    ]
+    assert len(names) == 5 * 5 * 2 * 3 * 5 * 2
+    return names
+
+
+def test_autograd_gives_the_analytic_coefficient_for_every_valid_choice_of_parts() -> None:
+    torch.set_num_threads(1)
+    batch, logprob_N = random_batch(11)
+    refused = 0
+    for names in all_part_names():
+        try:
+            objective = build_objective({"base": "grpo", **names}, max_response_tokens=MAX_RESPONSE_TOKENS)
+        except CompositionError:
+            refused += 1
+            continue
+        assert_coefficients_match(objective, batch, logprob_N)
+    # With `current` only `keep` at token granularity fits (1 of 6); `unit` takes no clip (2 of 6).
+    assert refused == (5 + 4) * 5 * 5 * 2
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "constant": {"value": [1.0, -0.7]},
+    "reward": {"baseline": ["none", "batch"]},
+    "group_normalised": {"std": ["sample", "population"], "epsilon": [1e-6, 0.1]},
+    "clipped": {"low": [0.0, 0.5], "high": [1.5, 5.0]},
+    "sequence": {"mean": ["geometric", "product"]},
+    "clip": {"low": [0.1, 0.3], "high": [0.1, 0.3]},
+    "dual_clip": {"low": [0.1, 0.3], "high": [0.1, 0.3], "ceiling": [1.5, 3.0]},
+    "sequence_sum_over_constant": {"constant": [4.0]},
+}
+
+
+def random_choice(rng: random.Random) -> slow.Choice:
+    """Parts and options at random, only valid ones."""
+    while True:
+        picked = {}
+        for axis in AXES:
+            name = rng.choice(list(PARTS[axis]))
+            options = {k: rng.choice(v) for k, v in OPTIONS.get(name, {}).items()}
+            picked[axis] = (name, options)
+        kind, mask = picked["denominator"][0], picked["mask"][0]
+        if kind == "current" and (mask != "keep" or picked["granularity"][0] != "token"):
+            continue
+        if kind == "unit" and mask != "keep":
+            continue
+        return slow.Choice(**picked)
+
+
+def spec_of(choice: slow.Choice) -> dict[str, Any]:
+    return {axis: {getattr(choice, axis)[0]: getattr(choice, axis)[1]} for axis in AXES}
+
+
+def slow_gradient(
+    choice: slow.Choice, batch: TokenBatch, logprob_N: Tensor, shaping: dict[str, Any], drop_uniform: bool
+) -> tuple[float, Tensor]:
+    """Loss and gradient of the published forms, with respect to all tokens of the batch."""
+    leaf = logprob_N.clone().requires_grad_(True)
+    rows = slow.responses_of(batch, leaf)
+    task = {id(r): slow.siblings(rows, r) for r in rows}
+    keep = [not drop_uniform or len(set(task[id(r)])) > 1 for r in rows]
+    if "soft_overlong" in shaping:
+        slow.soft_overlong(rows, **shaping["soft_overlong"])
+    if "kl_in_reward" in shaping:
+        slow.kl_in_reward(rows, **shaping["kl_in_reward"])
+    name, options = choice.advantage
+    advantages = slow.ADVANTAGES[name](rows, **options)
+    kept = [(r, a) for r, a, k in zip(rows, advantages, keep, strict=True) if k]
+    loss = slow.slow_loss(choice, [r for r, _ in kept], [a for _, a in kept])
+    loss.backward()
+    assert leaf.grad is not None
+    return float(loss.detach()), leaf.grad
+
+
+def assert_matches_the_papers(
+    objective: Objective,
+    choice: slow.Choice,
+    batch: TokenBatch,
+    logprob_N: Tensor,
+    shaping: dict[str, Any],
+    drop_uniform: bool,
+) -> None:
+    expected_loss, expected_N = slow_gradient(choice, batch, logprob_N, shaping, drop_uniform)
+    prepared = objective.prepare(batch)
+    index_N = kept_tokens(prepared, batch)
+    output, gradient_N = evaluate(objective, prepared, logprob_N[index_N])
+    dropped_N = torch.ones(len(logprob_N), dtype=torch.bool)
+    dropped_N[index_N] = False
+    assert torch.allclose(gradient_N, expected_N[index_N], rtol=0, atol=1e-10)
+    assert (expected_N[dropped_N].nan_to_num(0.0) == 0.0).all()
+    assert output.measures.values()["policy/loss"] == pytest.approx(expected_loss, abs=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_random_compositions_have_the_value_and_gradient_of_the_published_losses(seed: int) -> None:
+    rng = random.Random(1000 + seed)
+    choice = random_choice(rng)
+    shaping = {
+        k: v
+        for k, v in {
+            "soft_overlong": {"limit": 5.0, "cache": 3.0, "factor": 0.5},
+            "kl_in_reward": {"coefficient": 0.3},
+        }.items()
+        if rng.random() < 0.5
+    }
+    drop_uniform = rng.random() < 0.5
+    batch, logprob_N = random_batch(seed)
+    spec = {
+        "base": "grpo",
+        **spec_of(choice),
+        "shaping": [{k: v} for k, v in shaping.items()],
+        "selection": "drop_uniform" if drop_uniform else "all",
+    }
+    assert_matches_the_papers(build_objective(spec), choice, batch, logprob_N, shaping, drop_uniform)
+
+
+PUBLISHED = {
+    "reinforce": slow.Choice(
+        ("reward", {"baseline": "batch"}),
+        ("current", {}),
+        ("token", {}),
+        ("keep", {}),
+        ("sequence_mean_token_sum", {}),
+    ),
+    "rloo": slow.Choice(
+        ("leave_one_out", {}),
+        ("current", {}),
+        ("token", {}),
+        ("keep", {}),
+        ("sequence_mean_token_sum", {}),
+    ),
+    "grpo": slow.Choice(
+        ("group_normalised", {"std": "sample", "epsilon": 1e-6}),
+        ("old", {}),
+        ("token", {}),
+        ("clip", {"low": 0.2, "high": 0.2}),
+        ("sequence_mean_token_mean", {}),
+    ),
+    "dr_grpo": slow.Choice(
+        ("group_centred", {}),
+        ("old", {}),
+        ("token", {}),
+        ("clip", {"low": 0.2, "high": 0.2}),
+        ("sequence_sum_over_constant", {"constant": 5.0}),
+    ),
+    "dapo": slow.Choice(
+        ("group_normalised", {"std": "sample", "epsilon": 1e-6}),
+        ("old", {}),
+        ("token", {}),
+        ("clip", {"low": 0.2, "high": 0.28}),
+        ("token_mean", {}),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("seed", range(5))
+def test_every_row_has_the_value_and_gradient_of_its_paper(name: str, seed: int) -> None:
+    batch, logprob_N = random_batch(seed)
+    shaping = {"soft_overlong": {"limit": 5.0, "cache": 1.0}} if name == "dapo" else {}
+    objective = build_objective({"base": name}, max_response_tokens=5)
+    assert_matches_the_papers(objective, PUBLISHED[name], batch, logprob_N, shaping, name == "dapo")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sft_has_the_value_and_gradient_of_maximum_likelihood(seed: int) -> None:
+    batch, logprob_N = random_batch(seed)
+    leaf = logprob_N.clone().requires_grad_(True)
+    demonstrations = [r for r in slow.responses_of(batch, leaf) if r.demonstration]
+    tokens = [lp for r in demonstrations for lp in r.logprob]
+    expected = -sum(tokens[1:], tokens[0]) / len(tokens)
+    expected.backward()
+    assert leaf.grad is not None
+    objective = build_objective({"base": "sft"})
+    output, gradient_N = evaluate(objective, objective.prepare(batch), logprob_N)
+    assert torch.allclose(gradient_N, leaf.grad, rtol=0, atol=1e-10)
+    assert output.measures.values()["policy/loss"] == pytest.approx(float(expected.detach()), abs=1e-10)
+
+
+def test_every_row_of_the_table_has_a_slow_version_here() -> None:
+    assert set(PUBLISHED) | {"sft"} == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("kind", ["k2", "k3", "k3+"])
+def test_a_kl_term_adds_its_weighted_token_gradient_to_that_of_the_terms(kind: str) -> None:
+    batch, logprob_N = random_batch(3)
+    bare = build_objective({"base": "grpo"})
+    objective = build_objective({"base": "grpo", "kl": {"coefficient": 0.7, "kind": kind}})
+    prepared = objective.prepare(batch)
+    _, gradient_N = evaluate(objective, prepared, logprob_N)
+    expected = bare.coefficients(logprob_N, prepared)
+    weight_N = prepared.terms[0].weight_N
+    for i in range(batch.N):
+        if bool(batch.mask_N[i]):
+            gap = float(logprob_N[i] - batch.signals["ref_logprob"][i])
+            slope = 1 - 2.718281828459045 ** (-gap) if kind == "k3" else gap
+            expected[i] += 0.7 * float(weight_N[i]) * slope
+    assert torch.allclose(gradient_N, expected, rtol=0, atol=1e-10)
+
+
+def test_two_terms_add_their_weighted_gradients() -> None:
+    batch, logprob_N = random_batch(4)
+    sft = ALGORITHMS["sft"].objective.terms[0]
+    grpo = ALGORITHMS["grpo"].objective.terms[0]
+    both = Objective((replace(grpo, weight=0.25), replace(sft, weight=2.0)))
+    prepared = both.prepare(batch)
+    output, gradient_N = evaluate(both, prepared, logprob_N)
+    parts = [
+        evaluate(objective, objective.prepare(batch), logprob_N)
+        for objective in (Objective((grpo,)), Objective((sft,)))
+    ]
+    assert torch.allclose(gradient_N, 0.25 * parts[0][1] + 2.0 * parts[1][1], rtol=0, atol=1e-12)
+    losses = [out.measures.values()["policy/loss"] for out, _ in parts]
+    expected = 0.25 * losses[0] + 2.0 * losses[1]
+    assert output.measures.values()["policy/loss"] == pytest.approx(expected, abs=1e-12)
+    assert torch.allclose(gradient_N, both.coefficients(logprob_N, prepared), rtol=0, atol=1e-10)
