@@ -13,6 +13,9 @@ START_DEADLINE_S = 120.0
 
 def connect(address: str | None) -> None:
     """Join the Ray cluster at `address`, or start one on this machine, bound to loopback."""
+    if address is None:
+        # Read when ray is first imported: without it, ray replaces 127.0.0.1 by the machine's public address.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         import ray
     except ImportError as error:
@@ -23,7 +26,6 @@ def connect(address: str | None) -> None:
         ) from error
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     settings: dict[str, Any] = {"include_dashboard": False, "log_to_driver": True, "logging_level": "warning"}
     if address is None:
         settings |= {"_node_ip_address": "127.0.0.1", "num_cpus": os.cpu_count()}

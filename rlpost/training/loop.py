@@ -5,15 +5,15 @@ Synchronous: every token of a step is sampled by the weights that the step then 
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from rlpost.config import stage_objective
 from rlpost.config.schema import RunConfig, StageConfig
 from rlpost.data import PromptSampler, PromptSet
 from rlpost.data.trajectory import Prompt
-from rlpost.estimator import Objective, Prepared, build_objective
+from rlpost.estimator import Objective, Prepared
 from rlpost.monitor import MetricsWriter, Progress
 from rlpost.training.evaluating import Evaluator
 from rlpost.training.learners import Learners, mean_over_updates
@@ -53,7 +53,6 @@ def train_stage(run: Run, stage: StageConfig, prompts: PromptSet, source: Source
             "data/epoch": float(sampler.epoch),
             "data/prompts_dropped": float(prompts.counts["dropped"]),
             "data/prompts_truncated": float(prompts.counts["truncated"]),
-            "memory/driver_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "time/step_s": time.perf_counter() - start,
         }
         if run.config.evaluation.every and state.stage_step % run.config.evaluation.every == 0:
@@ -87,11 +86,6 @@ def train_step(
     state.trained_tokens += int(report.get("learner/trained_tokens", 0))
     times = {"time/signals_s": signalled - collected, "time/update_s": time.perf_counter() - signalled}
     return data.metrics | report | times
-
-
-def stage_objective(stage: StageConfig) -> Objective:
-    """The stage's row of the table, with the constants that depend on the run filled in."""
-    return build_objective(stage.algorithm, max_response_tokens=stage.rollout.max_response_tokens)
 
 
 def prepare(

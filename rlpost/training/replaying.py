@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rlpost.cluster import InlineGroup
-from rlpost.config import load_config
+from rlpost.config import load_config, stage_objective
 from rlpost.config.schema import RunConfig, StageConfig
 from rlpost.data import PromptSampler, PromptSet, load_prompts
 from rlpost.errors import UserError
@@ -15,7 +15,7 @@ from rlpost.models import load_tokenizer
 from rlpost.monitor import read_metrics
 from rlpost.training.checkpoint import find_checkpoint
 from rlpost.training.learners import Learners
-from rlpost.training.loop import stage_objective, train_step
+from rlpost.training.loop import train_step
 from rlpost.training.run_directory import RunDirectory
 from rlpost.training.saving import LEARNER, STATE, run_identity
 from rlpost.training.sources import Demonstrations, Recorded, Source

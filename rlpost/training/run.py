@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from rlpost.cluster import Cluster, start_cluster
-from rlpost.config import dump_config
+from rlpost.config import dump_config, stage_objective
 from rlpost.config.schema import RewardConfig, RunConfig, StageConfig
 from rlpost.data import PromptSet, load_prompts
 from rlpost.learner import TorchLearner
@@ -20,7 +21,7 @@ from rlpost.rollout import RolloutWorker
 from rlpost.scoring import Scorer
 from rlpost.training.evaluating import Evaluator, before_and_after, evaluation_data
 from rlpost.training.learners import Learners
-from rlpost.training.loop import Run, stage_objective, train_stage
+from rlpost.training.loop import Run, train_stage
 from rlpost.training.run_directory import RunDirectory, choose_directory
 from rlpost.training.saving import Saver, run_identity
 from rlpost.training.sources import Demonstrations, Rollouts, Source
@@ -51,7 +52,7 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
         if config.scoring.canary:
             scorer.canary(data[sampling_stages(config)[0].name].prompts)
         cluster = stack.enter_context(start_cluster(config.cluster))
-        progress = stack.enter_context(Progress(config.name, directory.path))
+        progress = stack.enter_context(Progress(config.name))
         learners, workers = start_actors(cluster, config, directory, data)
         identity = run_identity(config, {name: prompts.fingerprint for name, prompts in data.items()})
         saver = Saver(directory, config.checkpoint, identity, learners)
@@ -148,6 +149,7 @@ def finish(run: Run, directory: RunDirectory) -> None:
         "wall_s": round(state.wall_s, 3),
         "samples": state.samples,
         "trained_tokens": state.trained_tokens,
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     directory.write_summary(summary)
     write_report(directory.path)

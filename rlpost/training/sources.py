@@ -69,10 +69,7 @@ class Rollouts:
         start = time.perf_counter()
         metrics = self.workers.sync(self.learners, state.version)
         synced = time.perf_counter()
-        label = f"{self.stage.name}-{state.stage_step + 1:06d}"
-        sampled = self.workers.rollout(
-            prompts, self.stage.rollout, self.stage.train.samples_per_prompt, label, self.seed
-        )
+        sampled = self.workers.rollout(prompts, self.stage, state.stage_step + 1, self.seed)
         rolled = time.perf_counter()
         scored = self.scorer.score(sampled)
         metrics |= {

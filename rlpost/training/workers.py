@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Sequence
 
 from rlpost.cluster import ActorGroup
-from rlpost.config.schema import RolloutConfig, WeightsConfig
+from rlpost.config.schema import RolloutConfig, StageConfig, WeightsConfig
 from rlpost.data.trajectory import Prompt, Trajectory
 from rlpost.errors import WeightTransferError
-from rlpost.rollout.engine import Sample, SampleRequest, SamplingSettings
-from rlpost.rollout.worker import RolloutTask, sample_seed
+from rlpost.rollout.engine import Sample, SampleRequest
+from rlpost.rollout.worker import RolloutTask, sample_seed, sampling_settings
 from rlpost.training.learners import Learners
 from rlpost.weights.transfer import WeightTransfer
 
@@ -52,24 +52,21 @@ class Workers:
         return metrics
 
     def rollout(
-        self, prompts: Sequence[Prompt], rollout: RolloutConfig, samples: int, label: str, seed: int
+        self, prompts: Sequence[Prompt], stage: StageConfig, stage_step: int, seed: int
     ) -> list[Trajectory]:
-        """`samples` trajectories of every prompt, prompt by prompt.
+        """The stage's number of trajectories for every prompt, prompt by prompt.
 
         Args:
-            label: stage and step, the first part of every trajectory's id.
+            stage_step: counted from 1; with the stage's name, part of every trajectory's id and seed.
             seed: the run's.
         """
-        settings = SamplingSettings(
-            rollout.temperature,
-            rollout.top_p,
-            rollout.top_k,
-            rollout.max_response_tokens,
-            tuple(rollout.stop),
-        )
+        settings, samples = sampling_settings(stage.rollout), stage.train.samples_per_prompt
         tasks = [
             RolloutTask(
-                f"{label}-{prompt.id}-{k:03d}", prompt, sample_seed(seed, label, prompt.id, k), settings
+                f"{stage.name}-{stage_step:06d}-{prompt.id}-{k:03d}",
+                prompt,
+                sample_seed(seed, stage.name, stage_step, prompt.id, k),
+                settings,
             )
             for prompt in prompts
             for k in range(samples)

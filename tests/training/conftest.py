@@ -1,0 +1,49 @@
+"""A run small enough for a test: the quickstart's shape in a few seconds."""
+
+import pytest
+
+from rlpost.config import load_config
+from rlpost.training import train
+
+RECIPE = """
+name: small
+model:
+  init: tiny
+  tiny: {hidden_size: 32, layers: 2, heads: 2, intermediate_size: 64, max_positions: 64}
+data: {task: addition, template: none, max_prompt_tokens: 16}
+rewards: exact_match
+rollout: {max_response_tokens: 4, slots: 16}
+stages:
+  - name: warmup
+    source: demonstrations
+    algorithm: sft
+    train: {steps: 4, prompts_per_step: 16, samples_per_prompt: 1, learning_rate: 0.003}
+  - name: rl
+    algorithm: grpo
+    train: {steps: 6, prompts_per_step: 4, samples_per_prompt: 4, learning_rate: 0.0005}
+train: {tokens_per_microbatch: 256}
+evaluation: {problems: 20, every: 3}
+checkpoint: {every: 2, keep: 3}
+scoring: {workers: 1}
+monitor: {tensorboard: false}
+"""
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """One uninterrupted run, shared by the tests that compare with it."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "small.yaml").write_text(RECIPE)
+    return train(load_config(folder / "small.yaml", []), folder / "run")
+
+
+@pytest.fixture
+def small_recipe(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def small_config(small_recipe):
+    return lambda *overrides: load_config(small_recipe, overrides)
