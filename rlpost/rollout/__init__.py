@@ -1,0 +1,20 @@
+"""Engines that sample responses, and the worker that turns prompts into trajectories.
+
+`Engine` is what every sampler is; `TorchEngine` samples from any Hugging Face causal LM.
+"""
+
+from rlpost.rollout.engine import Engine, Sample, SampleRequest, SamplingSettings
+from rlpost.rollout.torch_engine import TorchEngine
+from rlpost.rollout.worker import RolloutTask, RolloutWorker, sample_seed, sampling_settings
+
+__all__ = [
+    "Engine",
+    "RolloutTask",
+    "RolloutWorker",
+    "Sample",
+    "SampleRequest",
+    "SamplingSettings",
+    "TorchEngine",
+    "sample_seed",
+    "sampling_settings",
+]

@@ -49,25 +49,40 @@ class TransferReceipt:
     checksums: Mapping[str, int]
 
 
-def verify_receipt(bundle: WeightBundle, receipt: TransferReceipt) -> None:
-    """Compare what was sent with what arrived.
+def verify_receipt(bundle: WeightBundle, receipt: TransferReceipt, where: str = "engine") -> None:
+    """Compare what was sent with what arrived: names, then the version, then every checksum.
+
+    Args:
+        where: names the engine in the message.
 
     Raises:
-        WeightTransferError: the version differs, or a tensor is missing, unexpected or
-            altered; the message names the first such tensor.
+        WeightTransferError: a tensor is missing, unexpected or altered, or the version differs;
+            the message names the first such tensor.
     """
+    names = sorted(bundle.checksums.keys() | receipt.checksums.keys())
+    for name in names:
+        if name not in receipt.checksums:
+            raise _altered(name, where, "missing", "its checksum")
+        if name not in bundle.checksums:
+            raise _altered(name, where, "a tensor of this name", "no such tensor")
     if receipt.version != bundle.version:
         raise WeightTransferError(
             "the engine holds another policy version than the learner sent",
+            where=where,
             found=f"version {receipt.version}",
             needed=f"version {bundle.version}",
         )
-    for name in sorted(set(bundle.checksums) | set(receipt.checksums)):
-        sent, arrived = bundle.checksums.get(name), receipt.checksums.get(name)
+    for name in names:
+        sent, arrived = bundle.checksums[name], receipt.checksums[name]
         if sent != arrived:
-            raise WeightTransferError(
-                f"tensor {name!r} did not arrive as it was sent",
-                found="missing" if arrived is None else f"checksum {arrived:08x}",
-                needed="no such tensor" if sent is None else f"checksum {sent:08x}",
-                remedy="nothing was sampled with these weights; resume from the last checkpoint",
-            )
+            raise _altered(name, where, f"checksum {arrived:08x}", f"checksum {sent:08x}")
+
+
+def _altered(name: str, where: str, found: str, needed: str) -> WeightTransferError:
+    return WeightTransferError(
+        f"tensor {name!r} did not arrive as it was sent",
+        where=where,
+        found=found,
+        needed=needed,
+        remedy="nothing was sampled with these weights; resume from the last checkpoint",
+    )

@@ -1,0 +1,261 @@
+"""The torch engine: continuous batching over any Hugging Face causal LM with full attention."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rlpost.errors import ConfigError, RolloutError, WeightTransferError
+from rlpost.rollout.engine import Sample, SampleRequest, SamplingSettings
+from rlpost.rollout.stop import TextView
+from rlpost.weights.bundle import TransferReceipt, WeightBundle, checksum
+from rlpost.weights.transfer import policy_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.cache_utils import Cache
+
+
+class TorchEngine:
+    """An `Engine` that samples with the model it is given and keeps that model for itself.
+
+    `slots` responses are decoded at a time, each at its own position; a finished one makes room
+    for a waiting request at once. Random numbers are a hash of (request seed, position), so a
+    response does not depend on which others share its batch, on their order or on `slots`;
+    what remains is the rounding of matrix products, whose last bits depend on the batch's shape
+    and flip a token about as rarely as a uniform number falls within 1e-6 of a boundary.
+
+    Tokens that the model has but the tokenizer does not (a padded vocabulary) have no text and
+    are never sampled: log-probs are of the distribution without them.
+
+    Args:
+        model: on the device and in the dtype to sample with.
+        tokenizer: for text, stop strings and the end-of-sequence token.
+        slots: responses decoded at the same time.
+
+    Raises:
+        ConfigError: the model's attention is of a kind that this engine would sample from wrongly.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, slots: int = 64
+    ) -> None:
+        refuse_unsupported(model)
+        self._model = model.eval()
+        self.slots = slots
+        self._view = TextView(tokenizer)
+        self._version = -1
+        self.device, self.dtype = model.device, model.dtype
+        self._text_config = model.config.get_text_config()
+        self._embeddings = int(self._text_config.vocab_size)
+        self.vocabulary = min(self._embeddings, max(tokenizer.get_vocab().values()) + 1)
+        self._eos_ids = eos_token_ids(model, tokenizer)
+        self._keep_last = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._prove_decoding()
+
+    @property
+    def version(self) -> int:
+        """The policy version of the weights in use; -1 before the first transfer."""
+        return self._version
+
+    def generate(self, requests: Sequence[SampleRequest]) -> list[Sample]:
+        """Sample one response per request, in the order of the requests.
+
+        Raises:
+            ConfigError: a prompt plus `max_tokens` exceeds the model's positions, or a setting
+                is out of range. Nothing was sampled.
+            RolloutError: a prompt is empty or holds ids the model does not know; or, while
+                sampling, the logits are not finite.
+        """
+        from rlpost.rollout.decoder import Decoder
+
+        for request in requests:
+            self._check(request)
+        if not requests:
+            return []
+        with torch.inference_mode():
+            return Decoder(
+                self,
+                requests,
+                slots=self.slots,
+                eos_ids=self._eos_ids,
+                view=self._view,
+                version=self._version,
+            ).run()
+
+    def load_weights(self, bundle: WeightBundle) -> TransferReceipt:
+        """Copy the weights into the engine's model; report what it holds then.
+
+        When names are missing or unexpected nothing is copied, the version stays, and the
+        receipt shows the names the engine has. No cache outlives a call of `generate`, so
+        there is none to drop.
+
+        Raises:
+            WeightTransferError: a tensor has another dtype or shape here. Nothing was copied.
+        """
+        own = policy_tensors(self._model)
+        if own.keys() == bundle.tensors.keys():
+            for name, tensor in bundle.tensors.items():
+                _check_same_kind(name, tensor, own[name])
+            # Should copying break off, no half-new model may pass for any version.
+            self._version = -1
+            with torch.no_grad():
+                for name, tensor in bundle.tensors.items():
+                    own[name].copy_(tensor)
+            self._version = bundle.version
+        return TransferReceipt(self._version, {name: checksum(tensor) for name, tensor in own.items()})
+
+    def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
+        """Log-probs (temperature 1, unprocessed, nats) of tokens 1.. of each given sequence."""
+        return [self._sequence_logprobs(sequence) for sequence in sequences]
+
+    def next_logits(
+        self, token_BT: Tensor, position_BT: Tensor, cache: Cache, mask: Tensor | None = None
+    ) -> Tensor:
+        """Logits [B, vocabulary] after the last column; keys and values go to `cache`."""
+        options = {"logits_to_keep": 1} if self._keep_last else {}
+        output = self._model(
+            input_ids=token_BT,
+            position_ids=position_BT,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            **options,
+        )
+        return output.logits[:, -1, : self.vocabulary]
+
+    @torch.inference_mode()
+    def _sequence_logprobs(self, sequence: tuple[int, ...]) -> tuple[float, ...]:
+        if len(sequence) < 2:
+            return ()
+        token_1T = torch.tensor([sequence], device=self.device)
+        logits_TV = self._model(input_ids=token_1T, use_cache=False).logits[0, :-1].float()
+        logprob_TV = torch.log_softmax(logits_TV, dim=-1)
+        return tuple(logprob_TV.gather(-1, token_1T[0, 1:, None])[:, 0].tolist())
+
+    def _check(self, request: SampleRequest) -> None:
+        prompt, settings = request.prompt_token_ids, request.settings
+        where = f"request {request.id!r}"
+        if not prompt:
+            raise RolloutError(
+                "an empty prompt cannot be sampled from", where=where, needed="at least one token"
+            )
+        if min(prompt) < 0 or max(prompt) >= self._embeddings:
+            raise RolloutError(
+                "the prompt holds a token id that the model does not have",
+                where=where,
+                found=f"ids from {min(prompt)} to {max(prompt)}",
+                needed=f"0 to {self._embeddings - 1}",
+                remedy="tokenise the prompt with the tokenizer that belongs to the model",
+            )
+        check_settings(settings, where)
+        limit = getattr(self._text_config, "max_position_embeddings", None)
+        if limit is not None and len(prompt) + settings.max_tokens > limit:
+            raise ConfigError(
+                "prompt and response do not fit into the model's positions",
+                where=where,
+                found=f"{len(prompt)} prompt tokens + {settings.max_tokens} response tokens "
+                f"= {len(prompt) + settings.max_tokens}",
+                needed=f"at most {limit} (the model's max_position_embeddings)",
+                remedy="lower rollout.max_response_tokens (evaluation.max_response_tokens) or "
+                "data.max_prompt_tokens; for a tiny model raise model.tiny.max_positions",
+            )
+
+    def _prove_decoding(self) -> None:
+        """Sample a few tokens with rows of different lengths and recompute them without a cache.
+
+        The check of the configuration knows the kinds of attention we know; this one notices
+        a model that ignores position ids or the mask, whatever it is called.
+        """
+        settings = SamplingSettings(max_tokens=4)
+        ids = [i for i in range(self.vocabulary) if i not in self._view.special_ids][:64]
+        prompts = (tuple(ids[:7]), tuple(ids[-3:]))
+        requests = [SampleRequest(f"self-check-{i}", p, i, settings) for i, p in enumerate(prompts)]
+        tolerance = 1e-3 if self.dtype in (torch.float32, torch.float64) else 0.1
+        for request, sample in zip(requests, self.generate(requests), strict=True):
+            full = self._processed_logprobs(request.prompt_token_ids, sample.token_ids)
+            gap = max(abs(a - b) for a, b in zip(full, sample.logprobs, strict=True))
+            if not gap <= tolerance:
+                raise ConfigError(
+                    f"the torch engine decodes models of type {self._text_config.model_type!r} wrongly",
+                    where="model.init",
+                    found=f"log-probs with and without the cache differ by {gap:.2g}",
+                    needed=f"at most {tolerance:.0e}",
+                    remedy="use a model with full attention that takes position_ids and a 4D attention mask",
+                )
+
+    @torch.inference_mode()
+    def _processed_logprobs(self, prompt: tuple[int, ...], response: tuple[int, ...]) -> list[float]:
+        token_1T = torch.tensor([prompt + response], device=self.device)
+        logits_TV = self._model(input_ids=token_1T, use_cache=False).logits[0, len(prompt) - 1 : -1]
+        logprob_TV = torch.log_softmax(logits_TV[:, : self.vocabulary].double(), dim=-1)
+        return logprob_TV.gather(-1, token_1T[0, len(prompt) :, None])[:, 0].tolist()
+
+
+def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every id that ends a response: the generation config's (one or several) and the tokenizer's."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    several = configured if isinstance(configured, (list, tuple)) else [configured]
+    return frozenset(i for i in (*several, tokenizer.eos_token_id) if i is not None)
+
+
+def check_settings(settings: SamplingSettings, where: str) -> None:
+    """Raise ConfigError unless every sampling setting is in its range."""
+    for name, right, needed in (
+        ("temperature", settings.temperature >= 0, "0 (greedy) or more"),
+        ("top_p", 0 < settings.top_p <= 1, "above 0, at most 1"),
+        ("top_k", settings.top_k >= 0, "0 (all) or more"),
+        ("max_tokens", settings.max_tokens >= 1, "at least 1"),
+        ("stop", all(settings.stop), "no empty string"),
+    ):
+        if not right:
+            raise ConfigError(
+                f"the sampling setting {name} is out of range",
+                where=where,
+                found=repr(getattr(settings, name)),
+                needed=needed,
+            )
+
+
+def refuse_unsupported(model: PreTrainedModel) -> None:
+    """Raise ConfigError for models whose layers keep anything but all keys and values."""
+    config = model.config.get_text_config()
+    layer_types = getattr(config, "layer_types", None)
+    reason = None
+    if model.config.is_encoder_decoder:
+        reason = "it is an encoder-decoder"
+    elif getattr(model, "_is_stateful", False):
+        reason = "its layers keep a recurrent state"
+    elif other := sorted(set(layer_types or ()) - {"full_attention"}):
+        reason = f"it has layers of type {', '.join(other)}"
+    elif (
+        not layer_types
+        and getattr(config, "sliding_window", None)
+        and getattr(config, "use_sliding_window", True)
+    ):
+        reason = f"its attention has a sliding window of {config.sliding_window} tokens"
+    elif "position_ids" not in inspect.signature(model.forward).parameters:
+        reason = "its forward pass takes no position_ids"
+    elif config._attn_implementation not in ("sdpa", "eager"):
+        reason = f"its attention implementation is {config._attn_implementation!r}, not sdpa or eager"
+    if reason is not None:
+        raise ConfigError(
+            f"the torch engine cannot sample from models of type {config.model_type!r}: {reason}",
+            where="model.init",
+            needed="a causal LM whose layers all have full attention",
+            remedy="choose another model for this engine",
+        )
+
+
+def _check_same_kind(name: str, sent: Tensor, own: Tensor) -> None:
+    if sent.dtype != own.dtype or sent.shape != own.shape:
+        raise WeightTransferError(
+            f"tensor {name!r} does not fit the engine's model",
+            found=f"{sent.dtype} {list(sent.shape)}",
+            needed=f"{own.dtype} {list(own.shape)}",
+            remedy="load learner and engine from the same model section (model.init, model.dtype)",
+        )
