@@ -61,10 +61,12 @@ class DataConfig(Section):
     """A local .jsonl or .parquet file."""
     dataset: str | None = None
     """A Hugging Face dataset id."""
+    revision: str | None = None
+    """The hub revision of `dataset` to pin."""
     subset: str | None = None
     """The subset (configuration) of `dataset`."""
     split: str = "train"
-    """The split of `dataset`."""
+    """The split of `dataset` or `task`."""
     task: str | None = None
     """A built-in synthetic task, such as `addition`."""
     task_options: dict[str, Any] = {}
@@ -72,7 +74,7 @@ class DataConfig(Section):
     prompt_column: str = "prompt"
     """Text, or a list of chat messages with `role` and `content`."""
     answer_column: str | None = "answer"
-    """The gold answer; reward functions receive it as `answer`. None when rewards need none."""
+    """The gold answer; reward functions receive it as `answer`. Null when rewards need none."""
     demonstration_column: str | None = None
     """A demonstrated response, for supervised stages."""
     id_column: str | None = None
@@ -177,7 +179,7 @@ class EvaluationConfig(Section):
     """Held-out problems, asked before, during and after training."""
 
     data: DataConfig | None = None
-    """None: a synthetic task's own held-out split; no evaluation for other data."""
+    """Null: a synthetic task's own held-out split; no evaluation for other data."""
     problems: int | None = Field(default=None, ge=1)
     """Take only the first problems."""
     samples_per_problem: int = Field(default=1, ge=1)
@@ -189,7 +191,7 @@ class EvaluationConfig(Section):
     top_k: int = Field(default=0, ge=0)
     """As in `rollout`."""
     max_response_tokens: int | None = Field(default=None, ge=1)
-    """None: the same as in training."""
+    """Null: the same as in training."""
     every: int = Field(default=0, ge=0)
     """Steps between evaluations during a stage; 0 means only before and after."""
 
@@ -211,11 +213,11 @@ class ClusterConfig(Section):
     learner_ranks: int = Field(default=1, ge=1)
     """Learner processes that share each update; more than one needs `mode: ray`."""
     address: str | None = None
-    """An existing Ray cluster; None starts one on this machine, bound to loopback."""
+    """An existing Ray cluster; null starts one on this machine, bound to loopback."""
     deadline_s: float = Field(default=1800.0, gt=0)
     """Longest wait for any one answer of an actor."""
     threads: int | None = Field(default=None, ge=1)
-    """Torch threads per process; None leaves torch's choice."""
+    """Torch threads per process; null leaves torch's choice."""
 
 
 class WeightsConfig(Section):

@@ -141,7 +141,9 @@ def _from_hub(config: DataConfig, seed: int) -> tuple[str, Iterable[tuple[Place,
         f"dataset {config.dataset}" + (f" ({config.subset})" if config.subset else "") + f" [{config.split}]"
     )
     try:
-        dataset = datasets.load_dataset(config.dataset, config.subset, split=config.split)
+        dataset = datasets.load_dataset(
+            config.dataset, config.subset, split=config.split, revision=config.revision
+        )
     except Exception as error:  # the library raises many unrelated types, and each ends the same way
         raise DataError(
             "the dataset cannot be loaded",
