@@ -31,7 +31,8 @@ def _last_boxed(text: str) -> str | None:
         return None
     begin, depth = start + len(r"\boxed{"), 1
     for i in range(begin, len(text)):
-        depth += (text[i] == "{") - (text[i] == "}")
+        if text[i - 1] != "\\":  # \{ and \} are printed braces
+            depth += (text[i] == "{") - (text[i] == "}")
         if depth == 0:
             return text[begin:i]
     return None  # cut off in the middle of the answer

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlpost.config.schema import ModelConfig, ScoringConfig
+from rlpost.config.schema import DataConfig, ModelConfig, ScoringConfig
 from rlpost.errors import ScoringError, UserError
 from rlpost.evaluation.benchmark import Benchmark, find_benchmark
 from rlpost.evaluation.evaluate import EvaluationSettings, evaluate
@@ -18,6 +19,8 @@ from rlpost.rollout.engine import Engine, SamplingSettings
 if TYPE_CHECKING:
     from rich.table import Table
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rlpost.scoring import Scorer
 
 
 @dataclass(frozen=True)
@@ -82,15 +85,17 @@ def evaluate_model(
     folder = Path(data_dir) if data_dir is not None else Path("data")
     for benchmark in chosen:  # a missing file is found before the model is loaded
         benchmark.data_config(folder, limit=limit, max_prompt_tokens=1)
-    loaded = load(model, seed, slots)
-    budget = _prompt_budget(loaded.max_positions, max_response_tokens)
-    console = Console()
-    results = {}
-    for benchmark in chosen:
-        console.print(f"{benchmark.name}: sampling and scoring ...")
-        results[benchmark.name] = _run(
-            loaded, benchmark, folder, limit, budget, settings, scoring or ScoringConfig(), target
-        )
+    scoring, console, results = scoring or ScoringConfig(), Console(), {}
+    with ExitStack() as stack:
+        scorers = _start_scorers(chosen, scoring, stack)  # a bad reward, too
+        loaded = load(model, seed, slots)
+        budget = _prompt_budget(loaded.max_positions, max_response_tokens)
+        for benchmark in chosen:
+            console.print(f"{benchmark.name}: sampling and scoring ...")
+            config = benchmark.data_config(folder, limit=limit, max_prompt_tokens=budget)
+            results[benchmark.name] = _run(
+                loaded, benchmark, config, scorers[benchmark.reward], scoring, settings, target
+            )
     console.print(results_table(model, results))
     console.print(f"results, generations and settings: {target}")
     _refuse_incomplete(results, settings)
@@ -147,37 +152,45 @@ def results_table(model: str, results: dict[str, EvaluationResult]) -> Table:
     return table
 
 
+def _start_scorers(
+    benchmarks: Sequence[Benchmark], scoring: ScoringConfig, stack: ExitStack
+) -> dict[str, Scorer]:
+    """One scorer for each verifier."""
+    from rlpost.scoring import Scorer
+
+    rewards = {benchmark.reward: benchmark.reward_config() for benchmark in benchmarks}
+    return {name: stack.enter_context(Scorer([reward], scoring)) for name, reward in rewards.items()}
+
+
 def _run(
     loaded: LoadedModel,
     benchmark: Benchmark,
-    folder: Path,
-    limit: int | None,
-    max_prompt_tokens: int,
-    settings: EvaluationSettings,
+    config: DataConfig,
+    scorer: Scorer,
     scoring: ScoringConfig,
+    settings: EvaluationSettings,
     target: Path,
 ) -> EvaluationResult:
     from rlpost.data import load_prompts
-    from rlpost.scoring import Scorer
 
-    config = benchmark.data_config(folder, limit=limit, max_prompt_tokens=max_prompt_tokens)
     prompts = load_prompts(config, loaded.tokenizer)
-    rewards = [benchmark.reward_config()]
+    scorer.check_columns(prompts[0].columns)
+    if scoring.canary:
+        scorer.canary(prompts.prompts)
     manifest = evaluation_manifest(
         model=loaded.config,
         version=loaded.engine.version,
         tokenizer=loaded.tokenizer,
         data=config,
         prompts=prompts,
-        rewards=rewards,
+        rewards=[benchmark.reward_config()],
         scoring=scoring,
         engine="torch",
         weights_checksum=loaded.checksum,
     )
-    with Scorer(rewards, scoring) as scorer:
-        return evaluate(
-            prompts.prompts, loaded.engine.generate, scorer, settings, target / benchmark.name, manifest
-        )
+    return evaluate(
+        prompts.prompts, loaded.engine.generate, scorer, settings, target / benchmark.name, manifest
+    )
 
 
 def _choose(

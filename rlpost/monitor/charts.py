@@ -26,6 +26,7 @@ class Chart:
         percent: values are shares.
         logarithmic: the axis is.
         smooth: long series get a moving average.
+        hidden_at_zero: there is nothing to see unless some value is above 0.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Chart:
     percent: bool = False
     logarithmic: bool = False
     smooth: bool = True
+    hidden_at_zero: bool = False
 
 
 CHARTS = (
@@ -59,12 +61,19 @@ CHARTS = (
         "share",
         percent=True,
     ),
-    Chart("Sampler against learner", (("mismatch/k3", "KL (k3)"),), "nats", logarithmic=True),
+    Chart(
+        "Sampler against learner",
+        (("mismatch/k3", "KL (k3)"),),
+        "nats",
+        logarithmic=True,
+        hidden_at_zero=True,
+    ),
     Chart(
         "Samples that failed to score",
         (("scoring/timeout", "timeout"), ("scoring/error", "error")),
         "samples",
         smooth=False,
+        hidden_at_zero=True,
     ),
     Chart(
         "Time per step",
@@ -81,14 +90,15 @@ def stage_colours(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def draw_charts(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, Figure]]:
-    """(title, figure) of every chart that has values; lines of zeros throughout are left out."""
-    drawn = []
-    for chart in CHARTS:
-        names = [name for name, _ in chart.series]
-        values = [record[name] for record in records for name in names if record.get(name) is not None]
-        if values and (chart.title != "Samples that failed to score" or any(values)):
-            drawn.append((chart.title, _draw(chart, records)))
-    return drawn
+    """(title, figure) of every chart that has something to show."""
+    return [(chart.title, _draw(chart, records)) for chart in CHARTS if _worth_drawing(chart, records)]
+
+
+def _worth_drawing(chart: Chart, records: Sequence[Mapping[str, Any]]) -> bool:
+    values = [r[name] for r in records for name, _ in chart.series if r.get(name) is not None]
+    if chart.hidden_at_zero:
+        return any(value > 0 for value in values)
+    return bool(values)
 
 
 def draw_accuracy(points: Mapping[int, tuple[float, float, float]]) -> Figure:
@@ -116,6 +126,8 @@ def draw_accuracy(points: Mapping[int, tuple[float, float, float]]) -> Figure:
         )
     )
     _dress(figure, Chart("", (), "accuracy", percent=True), legend=False)
+    pad = max(1, steps[-1]) * 0.03
+    figure.update_xaxes(range=[-pad, steps[-1] + pad])
     figure.update_yaxes(range=[0, 1])
     return figure
 
@@ -130,6 +142,8 @@ def _draw(chart: Chart, records: Sequence[Mapping[str, Any]]) -> Figure:
             rows = [r for r in records if str(r.get("stage", "")) == stage and name in r]
             if rows:
                 x, y = [r["step"] for r in rows], [r[name] for r in rows]
+                if chart.logarithmic:
+                    y = [v if v is not None and v > 0 else None for v in y]
                 _add_line(figure, x, y, label, dash, colour, chart)
     _dress(figure, chart, legend=len(chart.series) > 1)
     figure.update_xaxes(range=[0, max(record["step"] for record in records)])  # the same in every chart

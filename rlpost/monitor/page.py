@@ -19,7 +19,8 @@ p { color: #475569; }
   margin: 22px 0; }
 .card { background: #fff; border: 1px solid #e2e8f0; border-radius: 10px; padding: 12px 14px; }
 .card span { display: block; font-size: 12.5px; color: #64748b; }
-.card b { display: block; font-size: 20px; font-weight: 650; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.card b { display: block; font-size: 20px; font-weight: 650; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
 .card.main { background: #eff6ff; border-color: #bfdbfe; }
 .card.main b { color: #1d4ed8; }
 .calm { padding: 10px 14px; border-radius: 8px; background: #ecfdf5; color: #065f46; }

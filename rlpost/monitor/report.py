@@ -126,7 +126,9 @@ def _accuracy_cards(summary: Mapping[str, Any], points: Points) -> list[str]:
         ends = sorted({min(points), max(points)}) if points else []
         shown = [(f"at step {step}", points[step]) for step in ends]
     return [
-        card(f"accuracy {when}", f"{value:.1%}", f"95 %: {low:.1%} to {high:.1%}", i == len(shown) - 1)
+        card(
+            f"accuracy {when}", f"{value:.1%}", f"{100 * low:.1f} to {100 * high:.1f} %", i == len(shown) - 1
+        )
         for i, (when, (value, low, high)) in enumerate(shown)
     ]
 
@@ -142,9 +144,9 @@ def _warnings(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _charts(records: Sequence[Mapping[str, Any]], points: Points) -> str:
-    figures = ([("Accuracy on held-out problems", draw_accuracy(points))] if points else []) + draw_charts(
-        records
-    )
+    figures = (
+        [("Accuracy on held-out problems, with 95 % intervals", draw_accuracy(points))] if points else []
+    ) + draw_charts(records)
     if not figures:
         return ""
     parts = []
