@@ -1,0 +1,70 @@
+"""AdamW, its schedule, and the norm of the gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from rlpost.config.schema import TrainConfig
+
+
+def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) over the trainable parameters.
+
+    Weight decay leaves vectors alone: biases and the gains of norms.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": train.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=train.learning_rate,
+        betas=train.betas,
+        eps=train.epsilon,
+    )
+
+
+def learning_rate(train: TrainConfig, update: int) -> float:
+    """Of the optimizer update number `update`, counted from 0 in the stage.
+
+    It rises linearly over the first `warmup_steps` updates, reaching `learning_rate` on the last of
+    them, then stays, or falls towards 0, which it would reach one update after the stage's last.
+    """
+    if update < train.warmup_steps:
+        return train.learning_rate * (update + 1) / train.warmup_steps
+    total = train.steps * train.updates_per_step
+    passed = min(1.0, (update - train.warmup_steps) / max(1, total - train.warmup_steps))
+    if train.schedule == "linear":
+        return train.learning_rate * (1.0 - passed)
+    if train.schedule == "cosine":
+        return train.learning_rate * 0.5 * (1.0 + math.cos(math.pi * passed))
+    return train.learning_rate
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """For the next step, in every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The L2 norm of all gradients as one vector; NaN or infinite when any element is."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, norm: Tensor) -> None:
+    """Scale all gradients by one factor so that their norm, now `norm`, is at most `limit`."""
+    torch.nn.utils.clip_grads_with_norm_(list(parameters), limit, norm)
+
+
+def first_non_finite_gradient(model: nn.Module) -> str | None:
+    """The first parameter, in the model's order, whose gradient holds a NaN or an infinity."""
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+            return name
+    return None

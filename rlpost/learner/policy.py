@@ -1,0 +1,203 @@
+"""Policy: a causal LM read as what it is to the learner, log-probs and entropies of response tokens."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rlpost.data.collate import ModelInputs
+from rlpost.errors import ConfigError
+from rlpost.learner.fused_head import head_logprobs
+from rlpost.learner.microbatch import Layout, ModelBatch, cut, pack, pad
+from rlpost.learner.packed_attention import PackedRows, use_packed_attention
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PROOF_TOLERANCE = 1e-3
+"""Largest |log-prob difference| between the model's own float32 forward pass and the policy's."""
+
+
+class Policy:
+    """The backbone, then the fused head at the positions that predict response tokens.
+
+    Parameters stay float32. With `compute_dtype` bfloat16 the forward pass runs under autocast: the
+    optimizer keeps steps of 1e-6 that bfloat16 weights would round away. The model stays in evaluation
+    mode, so dropout is off and log-probs are those of the distribution that was sampled.
+
+    Args:
+        model: in float32 (or float64), on its device.
+        compute_dtype: float32 or bfloat16, of activations and matrix products.
+        layout: "packed" or "padded".
+        gradient_checkpointing: recompute each decoder layer in the backward pass.
+
+    Raises:
+        ConfigError: the policy's log-probs are not the model's own: its attention does not keep within
+            packed rows, or its logits are transformed in a way the head does not know.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        compute_dtype: torch.dtype = torch.float32,
+        layout: Layout = "packed",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        self.model = model.eval()
+        self.compute_dtype = compute_dtype
+        self._logit_scale, self._softcap = _logit_transform(model.config.get_text_config())
+        self._attention = model.config._attn_implementation
+        if gradient_checkpointing:
+            _checkpoint_layers(model)
+        self.use_layout(layout)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def use_layout(self, layout: Layout) -> None:
+        """Read micro-batches in this layout, after proving that the model's log-probs stay its own."""
+        self.layout: Layout = layout
+        self.model.set_attn_implementation(self._attention)
+        needed = self._own_logprobs()
+        if layout == "packed":
+            use_packed_attention(self.model)
+        gap = float((self._proof_logprobs() - needed).abs().max())
+        # A NaN compares false with everything, so it must not be sought with `>`.
+        if not gap <= PROOF_TOLERANCE:
+            raise ConfigError(
+                f"the learner's log-probs in the {layout} layout are not the model's own",
+                where=f"model.init, a {type(self.model).__name__}",
+                found=f"a gap of {gap:.3g} nats",
+                needed=f"at most {PROOF_TOLERANCE:g}",
+                remedy="set train.layout: padded, for layers that do not keep within packed rows"
+                if layout == "packed"
+                else "this architecture transforms its logits in a way the learner does not know",
+            )
+
+    def logprobs(
+        self, inputs: ModelInputs, temperature: float, *, with_entropy_grad: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Log-prob and entropy [N] of every response token, in nats; one forward pass.
+
+        In float32 (float64 for a float64 model), with gradient where the model's parameters have it.
+        """
+        batch = pack(inputs) if self.layout == "packed" else pad(inputs)
+        hidden_ND = self._hidden(batch)
+        head: nn.Module = self.model.get_output_embeddings()
+        bias_V = getattr(head, "bias", None)
+        return head_logprobs(
+            hidden_ND * self._logit_scale if self._logit_scale != 1.0 else hidden_ND,
+            head.weight,
+            batch.target_N.to(self.device),
+            bias_V=None if bias_V is None else bias_V * self._logit_scale,
+            temperature=temperature,
+            softcap=self._softcap,
+            with_entropy_grad=with_entropy_grad,
+        )
+
+    @torch.no_grad()
+    def all_logprobs(
+        self, inputs: ModelInputs, temperature: float, tokens_per_microbatch: int
+    ) -> tuple[Tensor, Tensor]:
+        """`logprobs` without gradient, over as many forward passes as the rows need; on the CPU."""
+        sizes = [len(ids) for ids in inputs.response_ids]
+        if not any(sizes):
+            return torch.zeros(0), torch.zeros(0)
+        pieces: list[tuple[Tensor, ...]] = [(torch.zeros(0), torch.zeros(0))] * len(sizes)
+        for rows in cut(inputs.lengths, tokens_per_microbatch, self.layout):
+            taken = [sizes[row] for row in rows]
+            if not any(taken):
+                continue
+            both = [tensor.cpu().split(taken) for tensor in self.logprobs(inputs.rows(rows), temperature)]
+            for row, *piece in zip(rows, *both, strict=True):
+                pieces[row] = tuple(piece)
+        logprob, entropy = zip(*pieces, strict=True)
+        return torch.cat(logprob), torch.cat(entropy)
+
+    def frozen_copy(self) -> Policy:
+        """The same policy with these weights for good, without gradient."""
+        frozen = copy.copy(self)
+        frozen.model = copy.deepcopy(self.model).requires_grad_(False)
+        return frozen
+
+    def _hidden(self, batch: ModelBatch) -> Tensor:
+        device = self.device
+        options: dict[str, Any] = {}
+        if batch.attention_mask is None:
+            options["packed_rows"] = PackedRows.of(batch.lengths, device)
+        else:
+            options["attention_mask"] = batch.attention_mask.to(device)
+        low_precision = self.compute_dtype == torch.bfloat16
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision):
+            hidden_BLD = self.model.get_decoder()(
+                input_ids=batch.input_ids.to(device),
+                position_ids=batch.position_ids.to(device),
+                use_cache=False,
+                **options,
+            )[0]
+        hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, batch.hidden_N.to(device))
+        return hidden_ND.to(self.compute_dtype) if low_precision else hidden_ND
+
+    def _proof_inputs(self) -> ModelInputs:
+        vocabulary = self.model.get_output_embeddings().weight.shape[0]
+        generator = torch.Generator().manual_seed(0)
+        ids = [torch.randint(vocabulary, (length,), generator=generator) for length in (9, 6)]
+        return ModelInputs(tuple(row[:2] for row in ids), tuple(row[2:] for row in ids))
+
+    @torch.no_grad()
+    def _own_logprobs(self) -> Tensor:
+        """The proof's log-probs from the model's own logits, each sequence alone."""
+        inputs, pieces = self._proof_inputs(), []
+        for prompt, response in zip(inputs.prompt_ids, inputs.response_ids, strict=True):
+            row = torch.cat([prompt, response]).to(self.device)[None]
+            logits_TV = self.model(input_ids=row, use_cache=False).logits[0, len(prompt) - 1 : -1]
+            logprob_TV = torch.log_softmax(logits_TV, dim=-1)
+            pieces.append(logprob_TV.gather(1, response.to(self.device)[:, None])[:, 0])
+        return torch.cat(pieces)
+
+    @torch.no_grad()
+    def _proof_logprobs(self) -> Tensor:
+        compute_dtype, self.compute_dtype = self.compute_dtype, self.model.dtype
+        try:
+            return self.logprobs(self._proof_inputs(), 1.0)[0]
+        finally:
+            self.compute_dtype = compute_dtype
+
+
+def _logit_transform(config: Any) -> tuple[float, float | None]:
+    """What the model multiplies its logits with, and the soft cap it puts on them.
+
+    Cohere names the factor `logit_scale`, Falcon-H1 `lm_head_multiplier`; Granite divides by
+    `logits_scaling`. Whatever else a model does is found by the proof in `Policy.use_layout`.
+    """
+    scale = float(getattr(config, "logit_scale", None) or 1.0)
+    scale *= float(getattr(config, "lm_head_multiplier", None) or 1.0)
+    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return scale, None if softcap is None else float(softcap)
+
+
+def _checkpoint_layers(model: PreTrainedModel) -> None:
+    """Switch gradient checkpointing on in a model that is in evaluation mode.
+
+    transformers checkpoints a decoder layer only while the layer is in training mode. The flag is set
+    on the layers alone, not on what they hold, so that dropout modules inside stay off.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ConfigError(
+            "this model has no layer that can be checkpointed",
+            where="model.gradient_checkpointing",
+            found=type(model).__name__,
+            remedy="set model.gradient_checkpointing: false",
+        )
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for layer in layers:
+        layer.training = True

@@ -1,0 +1,122 @@
+"""Ranks: what the learner ranks say to each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from rlpost.errors import DeadlineError
+
+BUCKET_BYTES = 64 * 2**20
+"""Gradients are flattened into buffers of this size before they are summed."""
+
+
+class Ranks:
+    """A gloo process group of `world_size` learner ranks, or nothing at all for one rank.
+
+    Every rank must make the same calls in the same order, also one that holds no sequences. Device
+    tensors are summed through host memory.
+
+    Args:
+        rendezvous: where the ranks meet: "file:///path" on a shared file system (the file must not
+            exist), or "tcp://host:port". With several ranks it is required.
+        deadline_s: longest wait for another rank in any call.
+
+    Raises:
+        DeadlineError: the ranks did not all come.
+    """
+
+    def __init__(
+        self, rank: int = 0, world_size: int = 1, rendezvous: str | None = None, deadline_s: float = 1800.0
+    ) -> None:
+        self.rank, self.world_size = rank, world_size
+        if world_size == 1:
+            return
+        if rendezvous is None:
+            raise ValueError("several ranks need a rendezvous")
+        if _on_this_machine(rendezvous):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback_interface())
+        with self._deadline("meet"):
+            dist.init_process_group(
+                "gloo",
+                init_method=rendezvous,
+                rank=rank,
+                world_size=world_size,
+                timeout=timedelta(seconds=deadline_s),
+            )
+
+    def gather(self, message: dict[str, Any]) -> list[dict[str, Any]]:
+        """Every rank's message, in the order of ranks; JSON values, NaN and infinity allowed."""
+        data = json.dumps(message).encode()
+        if self.world_size == 1:
+            return [json.loads(data)]
+        with self._deadline("exchange reports"):
+            mine = torch.tensor([len(data)])
+            sizes = [torch.zeros_like(mine) for _ in range(self.world_size)]
+            dist.all_gather(sizes, mine)
+            longest = max(int(size) for size in sizes)
+            padded = torch.frombuffer(bytearray(data.ljust(longest)), dtype=torch.uint8)
+            texts = [torch.empty_like(padded) for _ in range(self.world_size)]
+            dist.all_gather(texts, padded)
+        return [json.loads(bytes(text.tolist())) for text in texts]
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Add up every gradient over the ranks, in place; all ranks end with the same bits."""
+        if self.world_size == 1:
+            return
+        for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            with self._deadline("sum gradients"):
+                dist.all_reduce(flat, op=dist.ReduceOp.SUM)
+            for gradient, summed in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                gradient.copy_(summed.view_as(gradient))
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        self.gather({})
+
+    @contextmanager
+    def _deadline(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        # torch raises plain RuntimeErrors both when a rank is late and when one is gone.
+        except (RuntimeError, dist.DistError) as error:
+            raise DeadlineError(
+                f"learner rank {self.rank} could not {action} with the other ranks",
+                found=str(error).splitlines()[0],
+                needed=f"all {self.world_size} ranks alive and answering",
+                remedy="look for the first error of another rank; cluster.deadline_s is the longest wait",
+            ) from error
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    size = 0
+    for gradient in gradients:
+        if bucket and (size + gradient.nbytes > BUCKET_BYTES or gradient.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(gradient)
+        size += gradient.nbytes
+    if bucket:
+        yield bucket
+
+
+def _on_this_machine(rendezvous: str) -> bool:
+    address = urlparse(rendezvous)
+    return address.scheme == "file" or address.hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def _loopback_interface() -> str:
+    """`lo` on Linux, `lo0` elsewhere."""
+    return next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
