@@ -1,0 +1,61 @@
+# `make train` and `make test` do everything: they build .venv, install the pinned packages, and run.
+# Stamp files inside .venv remember what is installed, so that a second call starts at once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CONFIG ?= configs/quickstart.yaml
+
+.DELETE_ON_ERROR:
+.PHONY: help train test check unit slow install lock docs clean
+
+help:
+	@echo "make train    install, then train configs/quickstart.yaml (CONFIG=... for another recipe)"
+	@echo "make test     install, then lint, types, layers and all tests"
+	@echo "make unit     only the quick tests"
+	@echo "make install  only .venv with the rlpost command"
+	@echo "make lock     pin the newest versions that requirements/*.in allow"
+
+train: $(VENV)/core.stamp
+	$(BIN)/rlpost train $(CONFIG)
+
+test: check unit slow
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -q -m "not slow and not cluster and not gpu"
+
+slow: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -q -m "slow or cluster or gpu"
+
+install: $(VENV)/core.stamp
+
+$(VENV)/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: rlpost needs Python 3.11 or newer; name one: make PYTHON=python3.11 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/core.stamp: $(VENV)/python.stamp requirements/core.lock pyproject.toml
+	$(PIP) install --quiet -r requirements/core.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/core.stamp requirements/dev.lock
+	$(PIP) install --quiet -r requirements/dev.lock
+	touch $@
+
+lock:
+	PYTHON=$(PYTHON) requirements/lock.sh
+
+docs: $(VENV)/core.stamp
+	$(BIN)/python -m rlpost.config.reference > docs/configuration.md
+
+clean:
+	rm -rf $(VENV) *.egg-info build dist

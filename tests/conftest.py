@@ -1,0 +1,48 @@
+"""What every test may use: one thread, no model hub, a tiny model, and shared data where there is any."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+
+from rlpost.config.schema import ModelConfig
+from rlpost.models import load_model, load_tokenizer
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with gsm8k/, math500/, aime24/ and amc23/, beside the checkout."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the benchmark files are not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> ModelConfig:
+    return ModelConfig(init="tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_config):
+    return load_tokenizer(tiny_config)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_config):
+    """Shared by the whole session: a test that trains it must copy it first."""
+    return load_model(tiny_config, seed=0)
