@@ -8,6 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 BOX = r"\boxed{"
+LONGEST = 1000  # characters: text in a box beyond that is a model repeating itself
+TAIL = 2000  # characters at the end of a response in which an answer without a box is looked for
 WORDS = re.compile(r"\\(?:text|mbox|mathrm|mathbf|textbf|operatorname)\s*\{([^{}]*)\}")
 SPACING = re.compile(
     r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])|\\[,;:! ]|\\q?quad(?![a-zA-Z])|[\s~$]|\\(?=[$%#&])"
@@ -38,13 +40,15 @@ def reward(completion: str, answer: str | float) -> dict[str, Any]:
         found = boxed(completion)
         if found is None:
             return {"score": 0.0, "outcome": "unparseable", "note": "the last box never ends"}
+        if len(found) > LONGEST:
+            return {"score": 0.0, "outcome": "unparseable", "note": f"{len(found)} characters in the box"}
         if normalise(found) == gold:
             return {"score": 1.0, "note": f"found {found[:200]!r}, equal as text"}
         if other_base(normalise(found), gold):
             return {"score": 0.0, "note": f"found {found[:200]!r}, in another base"}
         parsed = parse_latex(found)
     else:
-        found, parsed = completion[-200:], extract(completion)
+        found, parsed = completion[-200:], extract(completion[-TAIL:])
     if not parsed:
         return {"score": 0.0, "outcome": "unparseable", "note": f"no mathematics in {found[:200]!r}"}
     return {"score": float(equal(str(answer), parsed)), "note": f"found {found[:200]!r}"}

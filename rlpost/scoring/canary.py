@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rlpost.data.trajectory import Prompt
 from rlpost.errors import RewardError
 from rlpost.scoring.protocol import RewardDescription
-from rlpost.scoring.slot import Reply, Task
+from rlpost.scoring.task import Reply, Task
 
 if TYPE_CHECKING:
     from rlpost.scoring.executor import Executor

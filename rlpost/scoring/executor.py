@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from rlpost.errors import ScoringError
 from rlpost.scoring.protocol import RewardDescription
-from rlpost.scoring.slot import Reply, Slot, State, Task
+from rlpost.scoring.slot import Slot, State
+from rlpost.scoring.task import Reply, Task
 
 if TYPE_CHECKING:
     from rlpost.config.schema import RewardConfig, ScoringConfig

@@ -62,7 +62,7 @@ def user_traceback(error: BaseException, frames: int = 3) -> str:
     places = [f"  {f.filename}:{f.lineno} in {f.name}" for f in own[-frames:]]
     if isinstance(error, SyntaxError) and error.filename:
         places.append(f"  {error.filename}:{error.lineno}")
-    headline = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    headline = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1][:500]
     return "\n".join([headline, *places])
 
 

@@ -12,7 +12,7 @@ from rlpost.data.trajectory import Prompt, RewardResult, Trajectory
 from rlpost.errors import RewardError, ScoringError
 from rlpost.scoring.canary import run_canary
 from rlpost.scoring.executor import Executor
-from rlpost.scoring.slot import Reply, Task
+from rlpost.scoring.task import Reply, Task
 from rlpost.scoring.verdict import Verdict, failure
 
 if TYPE_CHECKING:

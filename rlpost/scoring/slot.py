@@ -13,13 +13,12 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rlpost.errors import RewardError, ScoringError
-from rlpost.scoring.worker import TASK_HEADER
+from rlpost.scoring.task import Reply, Task
 
 if TYPE_CHECKING:
     from rlpost.config.schema import RewardConfig
@@ -29,32 +28,6 @@ REPLACE_DEADLINE_S = 30.0
 MAX_WINDOW = 32
 MAX_REPLY_BYTES = 1 << 20
 MAX_FAILED_STARTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One operation on one response by one reward function; the columns may hold any picklable object."""
-
-    operation: Literal["score", "case", "gold", "selfcheck"]
-    reward: int
-    prompt: str = ""
-    completion: str = ""
-    columns: Mapping[str, Any] = field(default_factory=dict)
-
-    def encode(self, number: int) -> bytes:
-        body = pickle.dumps((self.operation, self.reward, self.prompt, self.completion, dict(self.columns)))
-        return TASK_HEADER.pack(number, len(body)) + body
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What became of a task: the server's value, or its "timeout" or "error" and why."""
-
-    number: int
-    value: Mapping[str, Any] | None
-    seconds: float
-    failed: Literal["timeout", "error"] | None = None
-    note: str = ""
 
 
 class State(Enum):

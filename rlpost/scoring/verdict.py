@@ -22,7 +22,7 @@ class Verdict(TypedDict):
 
 def failure(note: str, outcome: Literal["timeout", "error"] = "error") -> Verdict:
     """The verdict on a sample that could not be scored."""
-    return Verdict(score=None, outcome=outcome, parts={}, note=note[-NOTE_CHARACTERS:])
+    return Verdict(score=None, outcome=outcome, parts={}, note=note[:NOTE_CHARACTERS])
 
 
 def read_return(value: Any) -> Verdict:
