@@ -123,6 +123,10 @@ class GroupNormalised:
     signals: ClassVar[frozenset[str]] = frozenset()
     needs_group: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if self.epsilon < 0:
+            raise ValueError(f"epsilon must be 0 or above, found {self.epsilon:g}")
+
     def __call__(self, batch: TokenBatch) -> Tensor:
         groups = Groups(batch.group_S, batch.reward_S)
         advantage_S = groups.centred_S / (groups.std_S(self.std == "sample") + self.epsilon)

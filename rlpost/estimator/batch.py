@@ -45,10 +45,12 @@ class TokenBatch:
     signals: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        n, s = self.sequence_N.shape[0], self.group_S.shape[0]
+        n, s = self.sequence_N.numel(), self.group_S.numel()
         for name, tensor, size in (
+            ("sequence_N", self.sequence_N, n),
             ("mask_N", self.mask_N, n),
             ("turn_N", self.turn_N, n),
+            ("group_S", self.group_S, s),
             ("reward_S", self.reward_S, s),
             ("truncated_S", self.truncated_S, s),
             ("demonstration_S", self.demonstration_S, s),
@@ -56,8 +58,9 @@ class TokenBatch:
         ):
             if tensor.shape != (size,):
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, needed ({size},)")
-        if n and (bool((self.sequence_N.diff() < 0).any()) or int(self.sequence_N[-1]) >= s):
-            raise ValueError("sequence_N must ascend and stay below the number of sequences")
+        first, last = (int(self.sequence_N[0]), int(self.sequence_N[-1])) if n else (0, -1)
+        if first < 0 or last >= s or bool((self.sequence_N.diff() < 0).any()):
+            raise ValueError(f"sequence_N must ascend from 0 or above and stay below the {s} sequences")
 
     @property
     def N(self) -> int:

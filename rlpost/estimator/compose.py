@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
@@ -70,7 +71,7 @@ def build_objective(spec: Mapping[str, Any], *, max_response_tokens: int | None 
     Args:
         spec: `base` names a row; `advantage`, `denominator`, `granularity`, `mask`,
             `aggregation` and `selection` replace its parts, `shaping` (a list) is added to its
-            own; `kl` and `entropy` are a coefficient or a mapping.
+            own and replaces those of the same kind; `kl` and `entropy` are a coefficient or a mapping.
         max_response_tokens: fills in the constants that rows leave to the run.
 
     Raises:
@@ -80,7 +81,7 @@ def build_objective(spec: Mapping[str, Any], *, max_response_tokens: int | None 
         if key not in KEYS:
             raise CompositionError(f"unknown key {key!r}{_nearest(key, KEYS)}; known: {', '.join(KEYS)}")
     name = spec.get("base", "grpo")
-    if name not in ALGORITHMS:
+    if not isinstance(name, str) or name not in ALGORITHMS:
         raise CompositionError(f"no algorithm {name!r}{_nearest(name, ALGORITHMS)}; see `rlpost algorithms`")
     row = ALGORITHMS[name].objective
     changes: dict[str, Any] = {axis: _part(axis, spec[axis]) for axis in TERM_AXES if axis in spec}
@@ -90,7 +91,8 @@ def build_objective(spec: Mapping[str, Any], *, max_response_tokens: int | None 
     added = tuple(_part("shaping", item) for item in shapings)
     terms = []
     for term in row.terms:
-        term = dataclasses.replace(term, **changes, shaping=(*term.shaping, *added))
+        own = tuple(part for part in term.shaping if type(part) not in map(type, added))
+        term = dataclasses.replace(term, **changes, shaping=(*own, *added))
         terms.append(_fill(term, max_response_tokens))
     selection = _part("selection", spec["selection"]) if "selection" in spec else row.selection
     objective = Objective(tuple(terms), selection, (*row.regularisers, *_regularisers(spec)))
@@ -123,8 +125,7 @@ def _construct(where: str, kind: type[Any], options: object) -> Any:
         if key not in fields:
             known = ", ".join(fields) or "none"
             raise CompositionError(f"{where}: unknown option {key!r}{_nearest(key, fields)}; known: {known}")
-        wants_text = "Literal" in str(fields[key].type)
-        if isinstance(value, bool) or isinstance(value, str) != wants_text:
+        if not _fits(value, str(fields[key].type)):
             raise CompositionError(f"{where}.{key}: found {value!r}, needed {fields[key].type}")
     for key, value in options.items():
         allowed = get_args(get_type_hints(kind).get(key)) if isinstance(value, str) else ()
@@ -134,6 +135,16 @@ def _construct(where: str, kind: type[Any], options: object) -> Any:
         return kind(**options)
     except ValueError as error:
         raise CompositionError(f"{where}: {error}") from error
+
+
+def _fits(value: object, annotation: str) -> bool:
+    """Whether a configuration's value is of the type that an option's annotation names."""
+    if value is None:
+        return "None" in annotation
+    if isinstance(value, str):
+        return "Literal" in annotation
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    return is_number and "Literal" not in annotation
 
 
 def _regularisers(spec: Mapping[str, Any]) -> list[Regulariser]:
@@ -154,7 +165,8 @@ def _fill(term: Term, max_response_tokens: int | None) -> Term:
         aggregation = SequenceSumOverConstant(_needed(max_response_tokens, "aggregation constant"))
     for part in term.shaping:
         if isinstance(part, SoftOverlong) and part.limit is None:
-            part = dataclasses.replace(part, limit=_needed(max_response_tokens, "soft_overlong limit"))
+            limit = _needed(max_response_tokens, "soft_overlong limit")
+            part = _construct("shaping.soft_overlong", SoftOverlong, {**vars(part), "limit": limit})
         shaping.append(part)
     return dataclasses.replace(term, aggregation=aggregation, shaping=tuple(shaping))
 
@@ -179,6 +191,8 @@ def _check(term: Term) -> None:
         raise CompositionError(
             "a clip around 1 has no meaning for denominator `unit`, whose ratio is pi itself"
         )
+    if isinstance(term.advantage, Constant) and term.shaping:
+        raise CompositionError("a shaping of the reward never acts with advantage `constant`")
     if term.rows == "demonstrations" and (term.advantage.needs_group or isinstance(term.advantage, Reward)):
         raise CompositionError("demonstrations have no reward; use advantage `constant`")
     if term.rows == "demonstrations" and term.denominator.signals:

@@ -58,6 +58,8 @@ class KL:
                 f"kind must be k2, k3 or k3+, found {self.kind!r}; k1 has expected gradient 0 as a loss, "
                 "it belongs in the reward (shaping kl_in_reward)"
             )
+        if self.coefficient < 0:
+            raise ValueError(f"coefficient must be 0 or above, found {self.coefficient:g}")
 
     def __call__(self, logprob_N: Tensor, entropy_N: Tensor | None, batch: TokenBatch) -> Tensor:
         ref_N = torch.where(batch.mask_N, batch.signal("ref_logprob").to(logprob_N.dtype), logprob_N.detach())

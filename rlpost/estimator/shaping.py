@@ -49,6 +49,8 @@ class SoftOverlong:
     signals: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
+        if self.limit is not None and self.limit <= 0:
+            raise ValueError(f"limit must be positive, found {self.limit:g}")
         if self.limit is not None and self.cache is not None and not 0 < self.cache <= self.limit:
             raise ValueError(f"cache must lie in (0, limit = {self.limit:g}], found {self.cache:g}")
 

@@ -46,28 +46,29 @@ def test_autograd_gives_the_analytic_coefficient_for_every_row(name: str, seed: 
     assert gradient_N.abs().sum() > 0.01
 
 
-def all_part_names() -> list[dict[str, str]]:
-    names = [
-        dict(zip((*AXES, "selection"), choice, strict=True))
-        for choice in itertools.product(*(PARTS[axis] for axis in (*AXES, "selection")))
-    ]
-    assert len(names) == 5 * 5 * 2 * 3 * 5 * 2
-    return names
+def is_valid(names: dict[str, str]) -> bool:
+    """A clip acts on ratios around 1; `current` has no ratio, `unit` one that is pi itself."""
+    if names["denominator"] == "current":
+        return names["mask"] == "keep" and names["granularity"] == "token"
+    return names["denominator"] != "unit" or names["mask"] not in ("clip", "dual_clip")
 
 
 def test_autograd_gives_the_analytic_coefficient_for_every_valid_choice_of_parts() -> None:
-    torch.set_num_threads(1)
     batch, logprob_N = random_batch(11)
-    refused = 0
-    for names in all_part_names():
-        try:
-            objective = build_objective({"base": "grpo", **names}, max_response_tokens=MAX_RESPONSE_TOKENS)
-        except CompositionError:
-            refused += 1
+    axes = (*AXES, "selection")
+    checked = 0
+    for choice in itertools.product(*(PARTS[axis] for axis in axes)):
+        names = dict(zip(axes, choice, strict=True))
+        spec = {"base": "grpo", **names}
+        if not is_valid(names):
+            with pytest.raises(CompositionError):
+                build_objective(spec, max_response_tokens=MAX_RESPONSE_TOKENS)
             continue
-        assert_coefficients_match(objective, batch, logprob_N)
-    # With `current` only `keep` at token granularity fits (1 of 6); `unit` takes no clip (2 of 6).
-    assert refused == (5 + 4) * 5 * 5 * 2
+        assert_coefficients_match(
+            build_objective(spec, max_response_tokens=MAX_RESPONSE_TOKENS), batch, logprob_N
+        )
+        checked += 1
+    assert checked >= 1000
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -90,12 +91,8 @@ def random_choice(rng: random.Random) -> slow.Choice:
             name = rng.choice(list(PARTS[axis]))
             options = {k: rng.choice(v) for k, v in OPTIONS.get(name, {}).items()}
             picked[axis] = (name, options)
-        kind, mask = picked["denominator"][0], picked["mask"][0]
-        if kind == "current" and (mask != "keep" or picked["granularity"][0] != "token"):
-            continue
-        if kind == "unit" and mask != "keep":
-            continue
-        return slow.Choice(**picked)
+        if is_valid({axis: name for axis, (name, _) in picked.items()}):
+            return slow.Choice(**picked)
 
 
 def spec_of(choice: slow.Choice) -> dict[str, Any]:
@@ -152,7 +149,7 @@ def test_random_compositions_have_the_value_and_gradient_of_the_published_losses
             "soft_overlong": {"limit": 5.0, "cache": 3.0, "factor": 0.5},
             "kl_in_reward": {"coefficient": 0.3},
         }.items()
-        if rng.random() < 0.5
+        if rng.random() < 0.5 and choice.advantage[0] != "constant"
     }
     drop_uniform = rng.random() < 0.5
     batch, logprob_N = random_batch(seed)
