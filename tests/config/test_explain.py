@@ -1,0 +1,113 @@
+"""The plan in words, and the page generated from the schema."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlpost.config import explain, load_config
+from rlpost.config.reference import render
+
+RECIPE = """\
+name: plan
+model: {init: some/model, dtype: bfloat16}
+data: {path: train.jsonl, max_prompt_tokens: 1024, overlong_prompts: drop}
+rewards: [gsm8k, {function: format_tags, weight: 0.5}]
+algorithm: {base: grpo, kl: 0.001}
+rollout: {workers: 4, max_response_tokens: 1024}
+train:
+  steps: 100
+  prompts_per_step: 64
+  samples_per_prompt: 8
+  updates_per_step: 2
+  warmup_steps: 10
+  schedule: cosine
+cluster: {mode: ray, learner_ranks: 2, deadline_s: 600}
+evaluation:
+  data: {path: test.jsonl}
+  every: 20
+  temperature: 0
+"""
+
+PLAN = """\
+run `plan`
+  model       some/model; bfloat16
+  seed        0
+  runs on     a Ray cluster started on this machine, 2 learner ranks, waits of at most 600 s
+  scoring     2 processes, 5 s a sample; the run stops when more than 20% of a step fail to score
+  evaluation  test.jsonl: all problems, 1 response each, greedy; before, every 20 steps and after
+  checkpoint  every 50 steps and at each stage's end, newest 2 kept
+
+stage 1 of 1: `train`
+  learns from sampled responses, temperature 1, at most 1024 tokens, 4 workers x 64 slots
+  data        train.jsonl; template auto; prompts above 1024 tokens are dropped and counted
+  rewards     1 x gsm8k + 0.5 x format_tags
+  each step   64 prompts x 8 samples = 512 sequences
+              2 updates of 256 sequences, at most 128 on each of 2 ranks
+              at most 16 micro-batches of 16384 tokens an update and rank \
+(a sequence has at most 1024 + 1024 = 2048 tokens, so 8 always fit)
+  in total    100 steps, 6400 prompts, 51200 samples, 200 updates; epochs depend on the data's size
+  optimizer   AdamW, learning rate 1e-06, 10 updates of warm-up, then down to 0 along a cosine; \
+gradient norm clipped at 1
+  objective   grpo
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_the_plan_prints_the_batch_arithmetic_in_words(recipe):
+    text = explain(load_config(recipe))
+    assert text.startswith(PLAN)
+    assert "\n              advantage    A_i = (R_i - mean(R))" in text
+    assert "\n              regulariser  " in text
+
+
+def test_one_of_a_thing_is_not_called_many(recipe):
+    overrides = [
+        "cluster.learner_ranks=1",
+        "train.prompts_per_step=1",
+        "train.updates_per_step=1",
+        "train.steps=1",
+    ]
+    text = explain(load_config(recipe, overrides))
+    assert "1 prompt x 8 samples = 8 sequences\n              1 update of 8 sequences\n" in text
+    assert "at most 1 micro-batch of 16384 tokens an update (" in text
+    assert "1 step, 1 prompt, 8 samples, 1 update;" in text
+
+
+def test_a_share_that_does_not_divide_by_the_ranks_is_rounded_up(recipe):
+    text = explain(load_config(recipe, ["cluster.learner_ranks=3"]))
+    assert "2 updates of 256 sequences, at most 86 on each of 3 ranks" in text
+    assert "at most 11 micro-batches" in text  # 86 / 8 = 10.75
+
+
+def test_a_cut_sampling_distribution_and_an_endless_warm_up_are_noted(recipe):
+    text = explain(load_config(recipe, ["rollout.top_p=0.9", "train.steps=2"]))
+    assert "note        top_p and top_k cut the distribution" in text
+    assert "the warm-up of 10 updates is not over after the stage's 4 updates" in text
+    assert "note " not in explain(load_config(recipe))
+
+
+def test_a_task_is_evaluated_on_its_own_held_out_split(project_root):
+    text = explain(load_config(project_root / "configs/quickstart.yaml"))
+    assert "task addition, its held-out split: the first 500 problems" in text
+    assert "sampled at temperature 1; before and after" in text
+
+
+def test_without_held_out_problems_the_plan_says_so(recipe):
+    assert "evaluation  none: no evaluation.data" in explain(load_config(recipe, ["evaluation.data=null"]))
+
+
+def test_the_configuration_page_is_current(project_root):
+    page = project_root / "docs/configuration.md"
+    assert page.read_text() == render(), "run `make docs`"
+
+
+def test_every_key_has_a_meaning():
+    tables = [line for line in render().splitlines() if line.startswith("| `")]
+    assert len(tables) > 80
+    assert not [line for line in tables if line.endswith("|  |")]

@@ -1,0 +1,172 @@
+"""Each rule over several keys, broken once: the arithmetic and the way out are in the message."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlpost.config import load_config
+from rlpost.config.rules import RULES
+from rlpost.errors import ConfigError
+
+RECIPE = """\
+model: {init: tiny}
+data: {task: addition, max_prompt_tokens: 16}
+rewards: exact_match
+rollout: {max_response_tokens: 8}
+stages:
+  - name: warmup
+    source: demonstrations
+    algorithm: sft
+    train: {samples_per_prompt: 1}
+  - name: rl
+    algorithm: grpo
+    train: {prompts_per_step: 6, samples_per_prompt: 8}
+"""
+
+
+@pytest.fixture
+def message(tmp_path):
+    def load(*overrides: str) -> str:
+        (tmp_path / "recipe.yaml").write_text(RECIPE)
+        with pytest.raises(ConfigError) as caught:
+            load_config(tmp_path / "recipe.yaml", overrides)
+        return str(caught.value)
+
+    return load
+
+
+def test_the_recipe_itself_breaks_no_rule(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    load_config(tmp_path / "recipe.yaml")
+
+
+def test_samples_that_do_not_divide_into_updates_show_the_division_and_the_nearest_values(message):
+    text = message("stages.rl.train.updates_per_step=5")
+    assert "6 prompts_per_step x 8 samples_per_prompt = 48 sequences, 48 / 5 updates_per_step = 9.6" in text
+    assert "set samples_per_prompt to 5 or 10, or updates_per_step to 4 or 6" in text
+
+
+def test_the_nearest_values_take_the_prompts_into_account(message):
+    # 6 x n divides by 4 when n is even
+    text = message("stages.rl.train.updates_per_step=4", "stages.rl.train.samples_per_prompt=7")
+    assert "set samples_per_prompt to 6 or 8, or updates_per_step to 3 or 6" in text
+
+
+def test_an_update_needs_a_sequence_for_each_rank(message):
+    text = message("cluster={mode: ray, learner_ranks: 4}", "stages.rl.train.updates_per_step=24")
+    assert "6 prompts x 8 samples / 24 updates = 2 sequences, 4 ranks" in text
+    assert "set prompts_per_step to 12 or more, or cluster.learner_ranks to 2 or less" in text
+
+
+def test_the_longest_sequence_must_fit_a_microbatch(message):
+    text = message("stages.rl.train.tokens_per_microbatch=23")
+    assert "but 16 max_prompt_tokens + 8 max_response_tokens = 24" in text
+    assert "needed: at least 24" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "found"),
+    [("data.path=x.jsonl", "path: x.jsonl and task: addition"), ("data.task=null", "none of them")],
+)
+def test_prompts_have_exactly_one_source(message, override, found):
+    text = message(override)
+    assert "prompts need one source" in text
+    assert found in text
+
+
+def test_the_source_of_held_out_problems_is_checked_too(message):
+    assert "where:  evaluation.data, command line" in message("evaluation.data.limit=3")
+
+
+def test_options_of_another_source_are_refused(message):
+    assert "`subset` is read only with `dataset`" in message("data.subset=main")
+    options = ("data={path: a.jsonl, demonstration_column: b, task: null, task_options: {digits: 2}}",)
+    assert "`task_options` are read only with `task`" in message(*options)
+
+
+def test_sampling_without_a_reward_is_refused(message):
+    assert "stage `rl` learns from sampled responses, but nothing rewards them" in message("rewards=[]")
+
+
+def test_group_algorithms_need_a_group(message):
+    text = message("stages.rl.train.samples_per_prompt=1")
+    assert "`grpo` compares the samples of a prompt with each other" in text
+    assert "needed: at least 2" in text
+
+
+def test_one_sample_is_enough_without_a_group(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    load_config(
+        tmp_path / "recipe.yaml", ["stages.rl.train.samples_per_prompt=1", "stages.rl.algorithm=reinforce"]
+    )
+
+
+def test_an_algorithm_must_fit_what_its_stage_learns_from(message):
+    assert "`sft` learns from demonstrations" in message("stages.rl.algorithm=sft")
+    assert "`grpo` learns from rollouts" in message("stages.warmup.algorithm=grpo")
+
+
+def test_an_unknown_algorithm_names_the_nearest(message):
+    text = message("stages.rl.algorithm=grop")
+    assert "no algorithm 'grop' (nearest: 'grpo')" in text
+    assert "where:  stages.rl.algorithm, command line: stages.rl.algorithm=grop" in text
+
+
+def test_an_invalid_composition_gives_the_reason(message):
+    assert "a clip never acts with denominator `current`" in message(
+        "stages.rl.algorithm.denominator=current"
+    )
+
+
+def test_an_algorithm_needs_a_base(message):
+    assert "the algorithm has no `base`" in message("stages.rl.algorithm={kl: 0.1}")
+
+
+def test_demonstrations_come_one_for_each_prompt(message):
+    assert "a prompt has one demonstration" in message("stages.warmup.train.samples_per_prompt=2")
+
+
+def test_demonstrations_of_a_file_need_a_column(message):
+    text = message("data.task=null", "data.path=a.jsonl")
+    assert "stage `warmup` learns from demonstrations, but no column holds them" in text
+
+
+@pytest.mark.parametrize("override", ["rollout.workers=2", "cluster.learner_ranks=2"])
+def test_more_processes_need_ray(message, override):
+    assert "needed: cluster.mode: ray" in message(override)
+
+
+def test_stage_names_are_unique_words(message):
+    assert "2 stages have the name `rl`" in message("stages.0.name=rl")
+    assert "a stage's name is not a plain word" in message("stages.0.name=a.b")
+
+
+def test_stages_that_sample_share_rewards_and_workers(message):
+    second = "{name: more, algorithm: rloo, rewards: gsm8k, rollout: {workers: 2}}"
+    text = message(f"stages=[{{name: rl, algorithm: grpo}}, {second}]", "cluster.mode=ray")
+    assert "stages `rl` and `more` have different rewards" in text
+    assert "stages `rl` and `more` have different numbers of rollout workers" in text
+
+
+def test_a_supervised_run_that_evaluates_needs_something_to_score_with(message):
+    stage = "stages=[{name: a, source: demonstrations, algorithm: sft, train: {samples_per_prompt: 1}}]"
+    assert "nothing scores the answers" in message(stage, "rewards=[]")
+
+
+def test_reward_names_are_unique(message):
+    assert "2 reward functions share the metric name `mine`" in message(
+        "rewards=[a/mine.py, b/mine.py:reward]"
+    )
+
+
+def test_the_tiny_model_has_heads_of_an_even_size(message):
+    assert "100 / 4 heads = 25\n  needed: 96 or 104" in message("model.tiny.hidden_size=100")
+
+
+def test_sequences_fit_the_tiny_model(message):
+    text = message("model.tiny.max_positions=20")
+    assert "16 max_prompt_tokens + 8 max_response_tokens = 24, but 20 max_positions" in text
+
+
+def test_every_rule_says_what_it_demands():
+    assert all(rule.__doc__ for rule in RULES)
