@@ -130,10 +130,10 @@ def evaluate(
         Path | None, typer.Option(help="A JSONL or parquet file of your own; needs --reward.")
     ] = None,
     prompt_column: Annotated[
-        str | None, typer.Option(help="Column of --data that holds the problem [prompt].")
+        str | None, typer.Option(help="Column of --data that holds the problem; `prompt` without it.")
     ] = None,
     answer_column: Annotated[
-        str | None, typer.Option(help="Column of --data that holds the answer [answer].")
+        str | None, typer.Option(help="Column of --data that holds the answer; `answer` without it.")
     ] = None,
     reward: Annotated[
         str | None, typer.Option(help="The verifier of --data: a file, or a shipped one such as gsm8k.")
