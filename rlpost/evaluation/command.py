@@ -30,6 +30,7 @@ class LoadedModel:
     config: ModelConfig
     tokenizer: PreTrainedTokenizerBase
     engine: Engine
+    device: str
     checksum: str
     max_positions: int | None
 
@@ -114,28 +115,23 @@ def load(model: str, seed: int, slots: int) -> LoadedModel:
     tokenizer = load_tokenizer(config)
     network: PreTrainedModel = load_model(config, seed)
     identity = checksum_of_weights({name: checksum(t) for name, t in network.state_dict().items()})
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     if torch.cuda.is_available():
         network.to("cuda")
     positions = getattr(network.config.get_text_config(), "max_position_embeddings", None)
-    return LoadedModel(config, tokenizer, TorchEngine(network, tokenizer, slots=slots), identity, positions)
+    engine = TorchEngine(network, tokenizer, slots=slots)
+    return LoadedModel(config, tokenizer, engine, device, identity, positions)
 
 
 def results_table(model: str, results: dict[str, EvaluationResult]) -> Table:
     """One row per benchmark: problems, samples, avg@k with its interval, pass@k, what went wrong."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=f"{model}", caption="intervals treat problems, not samples, as the unit")
-    for heading in (
-        "benchmark",
-        "problems",
-        "k",
-        "avg@k",
-        "95 % interval",
-        "pass@k",
-        "truncated",
-        "failed to score",
-    ):
-        table.add_column(heading, justify="left" if heading == "benchmark" else "right")
+    caption = "intervals: 95 %, with problems, not samples, as the unit"
+    table = Table(title=model, caption=caption, box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for heading in ("benchmark", "problems", "k", "avg@k", "interval", "pass@k", "truncated", "failed"):
+        table.add_column(heading, justify="left" if heading == "benchmark" else "right", no_wrap=True)
     for name, result in results.items():
         accuracy, n = result.accuracy, result.samples_per_problem
         failed = result.outcomes["timeout"] + result.outcomes["error"]
@@ -143,10 +139,10 @@ def results_table(model: str, results: dict[str, EvaluationResult]) -> Table:
             name if result.complete else f"{name} (incomplete)",
             f"{result.problems:,}",
             str(n),
-            f"{accuracy.value:.1%}",
-            f"{accuracy.low:.1%} to {accuracy.high:.1%}",
-            f"{result.metrics[f'pass@{n}'].value:.1%}",
-            f"{result.truncated_share:.1%}",
+            f"{100 * accuracy.value:.1f} %",
+            f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f} %",
+            f"{100 * result.metrics[f'pass@{n}'].value:.1f} %",
+            f"{100 * result.truncated_share:.1f} %",
             str(failed),
         )
     return table
@@ -185,7 +181,7 @@ def _run(
         prompts=prompts,
         rewards=[benchmark.reward_config()],
         scoring=scoring,
-        engine="torch",
+        engine=f"torch on {loaded.device}",
         weights_checksum=loaded.checksum,
     )
     return evaluate(

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlpost import __version__
 from rlpost.config.schema import DataConfig, ModelConfig, RewardConfig, ScoringConfig
 from rlpost.errors import UserError
 from rlpost.evaluation.generations import write_text
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from rlpost.data import PromptSet
 
 MANIFEST = "manifest.json"
-SAMPLING_LIBRARIES = ("rlpost", "torch", "transformers", "tokenizers")
+SAMPLING_LIBRARIES = ("torch", "transformers", "tokenizers")
 GRADING_LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy")
 
 
@@ -63,7 +64,11 @@ def evaluation_manifest(
         },
         "chat_template_sha256": hashlib.sha256(str(template).encode()).hexdigest() if template else None,
         "engine": engine,
-        "versions": {"python": platform.python_version(), **_installed(SAMPLING_LIBRARIES)},
+        "versions": {
+            "rlpost": __version__,
+            "python": platform.python_version(),
+            **_installed(SAMPLING_LIBRARIES),
+        },
         "grading": grading_manifest(rewards, scoring),
     }
 

@@ -1,0 +1,176 @@
+"""evaluate: right numbers, nothing lost, nothing done twice, nothing silently wrong."""
+
+import datetime
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from evaluation_parts import SeededEngine, make_prompts, read_files
+
+from rlpost.data.trajectory import Prompt
+from rlpost.errors import DataError, RolloutError, UserError
+from rlpost.evaluation.evaluate import sample_seed
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_numbers_are_those_of_the_stored_generations(run, tmp_path):
+    result = run()
+    stored = lines_of(tmp_path / "out" / "generations.jsonl")
+    right = [
+        [g["text"] == f"It is \\boxed{{{p % 3}}}." for g in stored if g["problem"] == p] for p in range(6)
+    ]
+    share = [sum(r) / 4 for r in right]
+    assert 0 < sum(share) < 6
+    assert result.accuracy.value == pytest.approx(sum(share) / 6)
+    assert result.metrics["pass@1"].value == pytest.approx(sum(share) / 6)
+    pass_at_2 = [1 - math.comb(4 - sum(r), 2) / 6 for r in right]
+    assert result.metrics["pass@2"].value == pytest.approx(sum(pass_at_2) / 6)
+    assert result.metrics["pass@4"].value == sum(any(r) for r in right) / 6
+    assert result.truncated_share == sum(g["seed"] % 5 == 0 for g in stored) / 24
+    assert result.response_tokens_mean == sum(len(g["token_ids"]) for g in stored) / 24
+    assert result.score_mean == pytest.approx(sum(share) / 6)
+    assert (result.problems, result.samples_per_problem, result.complete) == (6, 4, True)
+
+
+def test_a_stored_generation_holds_what_grading_it_again_needs(run, tmp_path):
+    run()
+    stored = lines_of(tmp_path / "out" / "generations.jsonl")
+    assert [(g["problem"], g["sample"]) for g in stored] == [(p, s) for p in range(6) for s in range(4)]
+    first = stored[0]
+    assert first["prompt"] == "problem 0" and first["columns"] == {"answer": "0", "level": 0}
+    assert bytes(first["token_ids"]).decode() == first["text"]
+    assert first["outcome"] == "scored" and first["score"] in (0.0, 1.0)
+
+
+def test_results_json_holds_the_metrics_and_the_manifest_and_problems_one_line_each(run, tmp_path):
+    result = run()
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert record["metrics"]["avg@4"]["value"] == result.accuracy.value
+    assert set(record["metrics"]) == {"avg@4", "pass@1", "pass@2", "pass@4", "maj@1", "maj@2", "maj@4"}
+    assert record["manifest"]["settings"]["sampling"]["temperature"] == 1.0
+    assert record["manifest"]["model"] == {"init": "seeded", "version": 7}
+    table = lines_of(tmp_path / "out" / "problems.jsonl")
+    assert [row["prompt_id"] for row in table] == [f"p{i}" for i in range(6)]
+    assert sum(row["correct"] for row in table) / 24 == pytest.approx(result.accuracy.value)
+
+
+def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_bytes(run, tmp_path):
+    run(output=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(SeededEngine(stop_after=8), output=tmp_path / "cut")
+    with (tmp_path / "cut" / "generations.jsonl").open("a") as file:
+        file.write((tmp_path / "whole" / "generations.jsonl").read_text().splitlines(keepends=True)[8])
+        file.write('{"problem": 2, "prompt_id": "p2", "sam')  # killed while writing
+    again = SeededEngine()
+    run(again, output=tmp_path / "cut")
+    assert again.asked == [f"{p:06d}-{s:03d}" for p in range(2, 6) for s in range(4)]
+    assert read_files(tmp_path / "cut") == read_files(tmp_path / "whole")
+
+
+def test_a_finished_evaluation_is_not_sampled_again(run, tmp_path):
+    first = run()
+    before, engine = read_files(tmp_path / "out"), SeededEngine()
+    assert run(engine) == first
+    assert engine.asked == [] and read_files(tmp_path / "out") == before
+
+
+def test_how_often_it_writes_changes_no_byte(run, tmp_path):
+    for size in (1, 8, 1000):
+        run(output=tmp_path / str(size), batch_size=size)
+    assert read_files(tmp_path / "1") == read_files(tmp_path / "8") == read_files(tmp_path / "1000")
+
+
+def test_another_evaluation_in_the_same_directory_is_refused_by_the_differing_key(run):
+    run()
+    with pytest.raises(UserError, match=r"settings\.sampling\.temperature was 1\.0, now 0\.5"):
+        run(temperature=0.5)
+    with pytest.raises(UserError, match=r"settings\.samples_per_problem"):
+        run(samples=2)
+
+
+def test_stored_generations_of_other_problems_are_refused(run, tmp_path):
+    run()
+    with pytest.raises(DataError, match=r"generations\.jsonl:1\b"):
+        run(prompts=[replace(p, id=f"q{p.id}") for p in make_prompts()])
+
+
+def test_failures_to_score_count_as_wrong_and_make_the_result_incomplete(run, tmp_path):
+    engine = SeededEngine(words={0: "crash", 1: "\\boxed{1}", 2: "\\boxed{2}", 3: "I do not know"})
+    result = run(engine, prompts=make_prompts(4))
+    assert result.accuracy.value == 0.5
+    assert dict(result.outcomes) == {"scored": 8, "unparseable": 4, "timeout": 0, "error": 4}
+    assert (result.failed_share, result.complete) == (0.25, False)
+    assert result.score_mean == pytest.approx(8 / 12)  # of the samples that were scored
+    assert run(engine, make_prompts(4), tmp_path / "lenient", max_failure_share=0.25).complete
+    stored = lines_of(tmp_path / "out" / "generations.jsonl")
+    assert stored[0]["score"] is None and "cannot judge this" in stored[0]["note"]
+
+
+def test_without_any_answer_there_is_no_majority(run):
+    result = run(SeededEngine(words=dict.fromkeys(range(6), "no idea")))
+    assert result.answer_share == 0.0
+    assert not any(name.startswith("maj@") for name in result.metrics)
+
+
+def test_an_empty_response_is_a_response(run):
+    result = run(SeededEngine(words=dict.fromkeys(range(6), "")))
+    assert result.response_tokens_mean == 0.0 and result.outcomes["unparseable"] == 24
+
+
+def test_responses_of_another_policy_version_are_refused_before_they_are_stored(run, tmp_path):
+    with pytest.raises(RolloutError, match="version 7"):
+        run(SeededEngine(version=6))
+    assert not (tmp_path / "out" / "generations.jsonl").exists()
+
+
+def test_an_engine_that_loses_or_reorders_responses_is_refused(run, tmp_path):
+    class Reversing(SeededEngine):
+        def generate(self, requests):
+            return super().generate(requests)[::-1]
+
+    with pytest.raises(RolloutError, match="in order"):
+        run(Reversing())
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "no problem"),
+        (make_prompts(1) * 2, "same id"),
+        ([Prompt("a", "t", (1,), {"when": datetime.date(2024, 1, 1)})], "column 'when'"),
+        ([Prompt("a", "t", (1,), {"level": math.nan})], "column 'level'"),
+    ],
+)
+def test_problems_that_cannot_be_evaluated_are_refused_before_sampling(run, prompts, message):
+    engine = SeededEngine()
+    with pytest.raises(DataError, match=message):
+        run(engine, prompts=prompts)
+    assert engine.asked == []
+
+
+def test_a_problem_keeps_its_seeds_whatever_surrounds_it():
+    assert sample_seed(0, "p1", 2) == sample_seed(0, "p1", 2)
+    seeds = {sample_seed(s, p, i) for s in range(4) for p in ("a", "b", "1/a") for i in range(8)}
+    assert len(seeds) == 96 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_limit_changes_no_sample_of_the_problems_that_stay(run, tmp_path):
+    run(output=tmp_path / "all")
+    run(output=tmp_path / "some", prompts=make_prompts()[2:4])
+    texts = {
+        (g["prompt_id"], g["sample"]): g["text"] for g in lines_of(tmp_path / "all" / "generations.jsonl")
+    }
+    some = lines_of(tmp_path / "some" / "generations.jsonl")
+    assert all(texts[g["prompt_id"], g["sample"]] == g["text"] for g in some)
+
+
+def test_the_scalars_of_a_result_are_documented_metrics(run):
+    from rlpost.monitor import undocumented
+
+    scalars = run().scalars()
+    assert undocumented(scalars) == set()
+    assert {"eval/accuracy", "eval/accuracy_low", "eval/pass@4", "eval/maj@4"} <= scalars.keys()

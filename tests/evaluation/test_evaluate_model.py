@@ -1,0 +1,113 @@
+"""The body of `rlpost eval`, from files to the table, with the tiny model and real verifiers."""
+
+import json
+
+import pytest
+
+from rlpost.config.schema import ScoringConfig
+from rlpost.errors import DataError, RewardError, UserError
+from rlpost.evaluation import evaluate_model, regrade
+
+ONE_WORKER = ScoringConfig(workers=1)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = {
+        "gsm8k": [
+            {"question": f"What is {i} + {i}?", "answer": f"{i}+{i}={2 * i}\n#### {2 * i}"} for i in range(3)
+        ],
+        "amc23": [{"id": i, "problem": f"What is ${i}^2$?", "answer": float(i * i)} for i in range(3)],
+    }
+    for name, problems in rows.items():
+        (tmp_path / "data" / name).mkdir(parents=True)
+        text = "".join(json.dumps(row) + "\n" for row in problems)
+        (tmp_path / "data" / name / "test.jsonl").write_text(text)
+    return tmp_path
+
+
+def evaluate_tiny(folder, *benchmarks, **options):
+    settings = {
+        "data_dir": folder / "data",
+        "output": folder / "out",
+        "max_response_tokens": 6,
+        "slots": 4,
+        "scoring": ONE_WORKER,
+    }
+    return evaluate_model("tiny", benchmarks, **settings | options)
+
+
+def test_benchmarks_and_a_file_of_ones_own_end_in_one_table_and_one_folder_each(folder, capsys):
+    mine = folder / "mine.jsonl"
+    mine.write_text('{"q": "1+1=", "a": "2"}\n{"q": "2+2=", "a": "4"}\n')
+    output = evaluate_tiny(
+        folder,
+        "gsm8k",
+        "amc23",
+        data=mine,
+        prompt_column="q",
+        answer_column="a",
+        reward="exact_match",
+        samples=2,
+        limit=2,
+    )
+    printed = capsys.readouterr().out
+    for name in ("gsm8k", "amc23", "mine"):
+        record = json.loads((output / name / "results.json").read_text())
+        assert (record["problems"], record["samples_per_problem"], record["complete"]) == (2, 2, True)
+        assert record["manifest"]["data"]["fingerprint"] and record["manifest"]["model"]["weights_checksum"]
+        assert record["manifest"]["settings"]["sampling"]["temperature"] == 1.0
+        assert name in printed
+    assert "0.0 to 65.8 %" in printed  # Wilson, none of 2 problems
+    assert regrade(output, workers=1).changes == ()
+    before = (output / "gsm8k" / "results.json").read_bytes()
+    evaluate_tiny(folder, "gsm8k", samples=2, limit=2)  # goes on with what is there
+    timing = json.loads((output / "gsm8k" / "timing.json").read_text())
+    assert (timing["generated_samples"], timing["reused_samples"]) == (0, 4)
+    assert (output / "gsm8k" / "results.json").read_bytes() == before
+
+
+def test_one_sample_per_problem_is_greedy(folder):
+    output = evaluate_tiny(folder, "amc23", limit=1)
+    record = json.loads((output / "amc23" / "results.json").read_text())
+    assert record["manifest"]["settings"]["sampling"]["temperature"] == 0.0
+    assert set(record["metrics"]) >= {"avg@1", "pass@1"}
+
+
+@pytest.mark.parametrize(
+    ("benchmarks", "options", "error", "message"),
+    [
+        ((), {}, UserError, "nothing to evaluate on"),
+        (("gsm9k",), {}, UserError, "unknown benchmark 'gsm9k'"),
+        (("math500",), {}, DataError, "no problems for math500"),
+        (("gsm8k",), {"samples": 0}, UserError, "--samples is out of range"),
+        (("gsm8k",), {"samples": 4, "temperature": 0.0}, UserError, "same response every time"),
+        (("gsm8k",), {"top_p": 0.0}, UserError, "--top-p"),
+        (("gsm8k",), {"limit": 0}, UserError, "--limit"),
+        (("gsm8k",), {"max_response_tokens": 0}, UserError, "--max-response-tokens"),
+        (("gsm8k",), {"max_response_tokens": 4096}, UserError, "no room for a prompt"),
+        (("gsm8k",), {"max_response_tokens": 4090}, DataError, "prompts have more than 6 tokens"),
+        (("gsm8k",), {"reward": "gsm8k"}, UserError, "--data FILE"),
+        ((), {"data": "mine.jsonl"}, UserError, "--reward FUNCTION"),
+        ((), {"data": "missing.jsonl", "reward": "exact_match"}, DataError, "missing.jsonl"),
+        ((), {"data": "data/gsm8k/test.jsonl", "reward": "no_such_reward"}, UserError, "no_such_reward"),
+        ((), {"data": "data/gsm8k/test.jsonl", "reward": "exact_match"}, DataError, "no column 'prompt'"),
+    ],
+)
+def test_bad_input_is_one_clear_user_error(folder, monkeypatch, benchmarks, options, error, message):
+    monkeypatch.chdir(folder)
+    with pytest.raises(error, match=message):
+        evaluate_tiny(folder, *benchmarks, **options)
+    assert not (folder / "out").exists()
+
+
+def test_a_gold_answer_that_its_verifier_refuses_stops_before_sampling(folder):
+    path = folder / "data" / "gsm8k" / "test.jsonl"
+    path.write_text(path.read_text() + json.dumps({"question": "What?", "answer": "no number"}) + "\n")
+    with pytest.raises(RewardError, match="no number"):
+        evaluate_tiny(folder, "gsm8k")
+
+
+def test_a_model_that_is_not_there_is_the_users_mistake(folder):
+    with pytest.raises(UserError, match="cannot be loaded"):
+        evaluate_model("no/such/model", ["gsm8k"], data_dir=folder / "data", output=folder / "out")
