@@ -104,7 +104,7 @@ def score_file(reward: RewardConfig, input: Path, output: Path | None, scoring: 
         seconds = time.monotonic() - started
         name = scorer.descriptions[0].name
     scored = [
-        ScoredRow(line, result, spent, None if row.get("expected") is None else float(row["expected"]))
+        ScoredRow(line, result, spent, row.get("expected"))
         for line, (row, (result, spent)) in enumerate(zip(rows, timed, strict=True), start=1)
     ]
     if output is not None:
@@ -160,6 +160,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
         if not isinstance(row, dict) or not isinstance(row.get("completion"), str):
             found = f"columns: {', '.join(row)}" if isinstance(row, dict) else type(row).__name__
             raise DataError("a row has no text `completion`", where=f"{path}:{number}", found=found)
+        if not isinstance(row.get("expected"), (int, float, type(None))):
+            found = repr(row["expected"])
+            raise DataError("`expected` is not a number", where=f"{path}:{number}", found=found)
         rows.append(row)
     if not rows:
         raise DataError("the file of completions is empty", where=path)

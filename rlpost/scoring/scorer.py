@@ -105,8 +105,8 @@ class Scorer:
             RewardError: names the row, the gold answer, the score and the note.
         """
         self.check_columns(prompts[0].columns if prompts else ())
-        chosen = prompts[:: max(1, len(prompts) // sample)][:sample]
-        run_canary(self._executor, chosen)
+        count = min(sample, len(prompts))
+        run_canary(self._executor, [prompts[k * len(prompts) // count] for k in range(count)])
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
         """The same trajectories with their rewards."""

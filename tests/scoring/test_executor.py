@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -143,8 +144,8 @@ def test_the_deadline_is_each_samples_own_however_many_wait_behind_it(tmp_path):
     config = reward_in(tmp_path, MISBEHAVING)
     with Scorer([config], ScoringConfig(workers=1, deadline_s=1.0)) as scorer:
         scorer.score_items(items(*["fine"] * 64))
-        results = scorer.score_items(items(*["fine slowly"] * 8))
-    assert [r.score for r in results] == [1.0] * 8
+        results = scorer.score_items(items(*["fine slowly"] * 5))
+    assert [r.score for r in results] == [1.0] * 5
 
 
 def test_results_come_in_the_order_of_the_items(tmp_path):
@@ -199,8 +200,18 @@ def test_a_worker_process_imports_neither_torch_nor_pydantic(tmp_path):
 
 
 def test_warm_up_runs_before_the_first_deadline_begins(tmp_path):
-    text = "import time\ndef warm_up():\n    time.sleep(1.2)\n    global ready\n    ready = 1.0\ndef reward(completion): return ready"
-    with Scorer([reward_in(tmp_path, text)], ScoringConfig(workers=1, deadline_s=1.0)) as scorer:
+    text = """
+        import time
+
+        def warm_up():
+            global ready
+            time.sleep(0.7)
+            ready = 1.0
+
+        def reward(completion):
+            return ready
+    """
+    with Scorer([reward_in(tmp_path, text)], ScoringConfig(workers=1, deadline_s=0.6)) as scorer:
         assert scorer.score_items(items("a"))[0].score == 1.0
 
 
@@ -289,7 +300,7 @@ def test_nothing_that_a_reward_started_outlives_it_or_the_scorer(tmp_path, monke
     assert wait_until_gone(marker) == []
 
 
-@pytest.mark.parametrize("moment", ["scoring", "importing", "idle"])
+@pytest.mark.parametrize("moment", ["scoring", "importing"])
 def test_no_process_is_left_after_the_driver_is_killed(tmp_path, moment):
     marker = f"RLPOST_TEST_MARK={tmp_path}"
     text = STRAY if moment != "importing" else "print('importing', flush=True)\nimport time\ntime.sleep(1000)"
@@ -299,7 +310,8 @@ def test_no_process_is_left_after_the_driver_is_killed(tmp_path, moment):
         from rlpost.scoring import Scorer, ScoreItem
         if {moment == "importing"}:
             print("started", flush=True)
-        scorer = Scorer([RewardConfig(function={reward_in(tmp_path, text).function!r})], ScoringConfig(deadline_s=600))
+        config = RewardConfig(function={reward_in(tmp_path, text).function!r})
+        scorer = Scorer([config], ScoringConfig(deadline_s=600))
         scorer.score_items([ScoreItem("", "stray")])
         print("started", flush=True)
         if {moment == "scoring"}:
@@ -319,3 +331,18 @@ def test_no_process_is_left_after_the_driver_is_killed(tmp_path, moment):
         process.wait(timeout=10)
         process.stdout.close()
     assert wait_until_gone(marker) == []
+
+
+def test_an_interrupted_call_leaves_an_executor_that_works(tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with Scorer([reward_in(tmp_path, MISBEHAVING)], ScoringConfig(workers=2, deadline_s=30)) as scorer:
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(KeyboardInterrupt):
+                scorer.score_items(items("sleep", "fine", "sleep"))
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert [r.score for r in scorer.score_items(items("fine", "fine"))] == [1.0, 1.0]

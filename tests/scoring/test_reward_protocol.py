@@ -181,8 +181,11 @@ def test_every_kind_of_number_is_a_score(value):
         {"score": None},
         {"score": "1"},
         {"scores": 1},
-    ]
-    + [{"score": 1, "outcome": "great"}, {"score": 1, "part": math.nan}, np.array([1.0]), 1j],
+        {"score": 1, "outcome": "great"},
+        {"score": 1, "part": math.nan},
+        np.array([1.0]),
+        1j,
+    ],
 )
 def test_whatever_is_no_finite_score_is_an_error_with_a_note_and_no_zero(value):
     verdict = read_return(value)
