@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlpost.data.collate import ModelInputs
-from rlpost.errors import ConfigError
+from rlpost.errors import ConfigError, DataError
 from rlpost.learner.fused_head import head_logprobs
 from rlpost.learner.microbatch import Layout, ModelBatch, cut, pack, pad
 from rlpost.learner.packed_attention import PackedRows, use_packed_attention
@@ -87,8 +87,9 @@ class Policy:
         In float32 (float64 for a float64 model), with gradient where the model's parameters have it.
         """
         batch = pack(inputs) if self.layout == "packed" else pad(inputs)
-        hidden_ND = self._hidden(batch)
         head: nn.Module = self.model.get_output_embeddings()
+        _check_known(batch.target_N, head.weight.shape[0])
+        hidden_ND = self._hidden(batch)
         bias_V = getattr(head, "bias", None)
         return head_logprobs(
             hidden_ND * self._logit_scale if self._logit_scale != 1.0 else hidden_ND,
@@ -167,6 +168,17 @@ class Policy:
             return self.logprobs(self._proof_inputs(), 1.0)[0]
         finally:
             self.compute_dtype = compute_dtype
+
+
+def _check_known(target_N: Tensor, vocabulary: int) -> None:
+    """The model never reads a row's last token, so nothing else would notice an id it does not have."""
+    if target_N.numel() and not 0 <= int(target_N.min()) <= int(target_N.max()) < vocabulary:
+        raise DataError(
+            "a response holds a token id that the model does not have",
+            found=f"ids from {int(target_N.min())} to {int(target_N.max())}",
+            needed=f"0 to {vocabulary - 1}",
+            remedy="use the tokenizer that belongs to the model",
+        )
 
 
 def _logit_transform(config: Any) -> tuple[float, float | None]:

@@ -148,7 +148,7 @@ class TorchLearner:
         self, inputs: ModelInputs, prepared: Prepared, objective: Objective, temperature: float
     ) -> LocalUpdate:
         """Leave the gradient of this rank's rows in the parameters; no other rank is involved."""
-        if inputs.lengths and prepared.batch.length_S.tolist() != [len(r) for r in inputs.response_ids]:
+        if prepared.batch.length_S.tolist() != [len(r) for r in inputs.response_ids]:
             raise ValueError("the rows of the inputs are not those of the prepared batch")
         for parameter in self._parameters:
             # Zeros, not None: a rank without rows must sum the same tensors, and step the same ones.
@@ -163,7 +163,7 @@ class TorchLearner:
             )
             output = objective.loss(logprob_N, part, entropy_N)
             output.loss.backward()
-            loss += float(output.loss)
+            loss += float(output.loss.detach())
             measures = measures + on_cpu(output.measures)
         trained = int(prepared.batch.mask_N.sum())
         return LocalUpdate(loss, measures, trained, len(bins), oversized(lengths, limit))
@@ -174,7 +174,9 @@ class TorchLearner:
         return WeightBundle.of(
             version,
             {
-                name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None, copy=True)
+                name: tensor.detach().to(
+                    "cpu", dtype if tensor.is_floating_point() else tensor.dtype, copy=True
+                )
                 for name, tensor in policy_tensors(self.policy.model).items()
             },
         )

@@ -1,0 +1,63 @@
+"""Small models and batches for the learner's tests."""
+
+from __future__ import annotations
+
+import torch
+
+from rlpost.config.schema import ModelConfig, TinyModelConfig, TrainConfig
+from rlpost.data.collate import ModelInputs
+from rlpost.estimator import Objective, Prepared, TokenBatch, build_objective
+
+MODEL = ModelConfig(
+    init="tiny",
+    tiny=TinyModelConfig(hidden_size=32, layers=2, heads=2, intermediate_size=48, max_positions=256),
+)
+VOCABULARY = 261
+PROMPTS = (3, 3, 7, 7, 1, 1, 12, 12, 5, 5)
+RESPONSES = (4, 9, 1, 22, 6, 0, 5, 5, 14, 2)
+
+
+def train(**changes) -> TrainConfig:
+    return TrainConfig(**{"learning_rate": 1e-2, "tokens_per_microbatch": 48} | changes)
+
+
+def model_inputs(prompts=PROMPTS, responses=RESPONSES, seed=0, vocabulary=VOCABULARY) -> ModelInputs:
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(length: int) -> torch.Tensor:
+        return torch.randint(5, vocabulary, (length,), generator=generator)
+
+    return ModelInputs(tuple(ids(n) for n in prompts), tuple(ids(n) for n in responses))
+
+
+def token_batch(inputs: ModelInputs, seed=0, dtype=torch.float64) -> TokenBatch:
+    """Pairs of rows share a prompt's group; a tenth of the tokens are observations; signals are random."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.tensor([len(ids) for ids in inputs.response_ids])
+    rows, tokens = len(sizes), int(sizes.sum())
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=dtype)
+
+    old = -5.5 + 0.1 * noise(tokens)
+    return TokenBatch(
+        sequence_N=torch.repeat_interleave(torch.arange(rows), sizes),
+        mask_N=torch.rand(tokens, generator=generator) > 0.1,
+        turn_N=torch.zeros(tokens, dtype=torch.int64),
+        group_S=torch.arange(rows) // 2,
+        reward_S=noise(rows).to(torch.float64),
+        truncated_S=torch.zeros(rows, dtype=torch.bool),
+        demonstration_S=torch.zeros(rows, dtype=torch.bool),
+        signals={"old_logprob": old, "behaviour_logprob": old, "ref_logprob": old + 0.1 * noise(tokens)},
+    )
+
+
+def grpo() -> Objective:
+    """With both regularisers, so that the entropy's gradient and the reference's log-probs are in it."""
+    return build_objective({"base": "grpo", "kl": 0.1, "entropy": 0.05}, max_response_tokens=32)
+
+
+def update_arguments(seed=0) -> tuple[ModelInputs, Prepared, Objective, float]:
+    """What one call of `update` takes."""
+    inputs, objective = model_inputs(seed=seed), grpo()
+    return inputs, objective.prepare(token_batch(inputs, seed)), objective, 0.8

@@ -1,0 +1,85 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from learner_batches import MODEL, train, update_arguments
+from safetensors.torch import load_file
+
+from rlpost.errors import DeadlineError
+from rlpost.learner import TorchLearner
+from rlpost.learner.ranks import Ranks
+
+PROCESS = Path(__file__).with_name("rank_process.py")
+
+
+def run_ranks(world_size: int, folder: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(PROCESS), str(rank), str(world_size), str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+    try:
+        outputs = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * world_size, "\n".join(outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_together_make_the_update_that_one_alone_makes(world_size, tmp_path):
+    run_ranks(world_size, tmp_path)
+    facts = [json.loads((tmp_path / f"facts-{rank}.json").read_text()) for rank in range(world_size)]
+    assert (0 in facts[0]["rows"]) == (world_size == 4)
+
+    alone = TorchLearner(MODEL, train(), seed=0)
+    inputs, prepared, objective, temperature = update_arguments()
+    few = inputs.rows([0, 1, 2]), prepared.rows(torch.tensor([0, 1, 2])), objective, temperature
+    reports = {"few": alone.update(*few), "report": alone.update(*update_arguments(1))}
+    for key, needed in reports.items():
+        for found in facts:
+            assert found[key] == facts[0][key]
+            different = {"learner/microbatches"}
+            assert found[key].keys() == needed.keys()
+            for name in needed.keys() - different:
+                assert found[key][name] == pytest.approx(needed[name], rel=1e-4, abs=1e-5), name
+
+    weights = [load_file(tmp_path / f"weights-{rank}.safetensors") for rank in range(world_size)]
+    for name, parameter in alone.policy.model.named_parameters():
+        assert all(torch.equal(held[name], weights[0][name]) for held in weights), name
+        torch.testing.assert_close(weights[0][name], parameter.detach(), rtol=0, atol=2e-4)
+
+    for found in facts:
+        assert f"rank {world_size - 1}: the gradient of model.layers.0.mlp.up_proj.weight" in found["refused"]
+        assert found["steps"] == [2.0]
+    batches = sorted(path.name for path in (tmp_path / "replay" / "update-000002").glob("*.json"))
+    assert batches == [f"batch-rank-{rank:03d}.json" for rank in range(world_size)]
+    assert load_file(tmp_path / "state" / "weights.safetensors").keys() == weights[0].keys()
+
+    alone.load(tmp_path / "state")
+    alone.policy.model.double()
+    alone.accumulate(*update_arguments(1))
+    for rank in range(world_size):
+        gradients = load_file(tmp_path / f"gradients-{rank}.safetensors")
+        for name, parameter in alone.policy.model.named_parameters():
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=0, atol=1e-6)
+
+
+def test_a_rank_that_waits_alone_stops_at_its_deadline(tmp_path):
+    with pytest.raises(DeadlineError, match="learner rank 0 could not meet"):
+        Ranks(0, 2, f"file://{tmp_path / 'meet'}", deadline_s=1.0)
+
+
+def test_one_rank_needs_no_process_group():
+    ranks = Ranks()
+    assert ranks.gather({"loss": float("inf"), "names": ["a"]}) == [{"loss": float("inf"), "names": ["a"]}]
+    with pytest.raises(ValueError, match="rendezvous"):
+        Ranks(0, 2)
