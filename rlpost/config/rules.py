@@ -165,11 +165,13 @@ def demonstrations_are_there(config: RunConfig) -> Iterator[Problem]:
     for index, stage in enumerate(config.stages):
         if stage.source != "demonstrations":
             continue
-        if stage.data.demonstration_column is None and stage.data.task is None:
+        if stage.data.demonstration_column is None:
             yield Problem(
                 ("stages", index, "data", "demonstration_column"),
                 f"stage `{stage.name}` learns from demonstrations, but no column holds them",
-                needed="`demonstration_column: NAME`, or a built-in task",
+                needed="`demonstration_column: demonstration`"
+                if stage.data.task is not None
+                else "`demonstration_column: NAME`",
             )
         if stage.train.samples_per_prompt != 1:
             yield Problem(

@@ -10,8 +10,8 @@ name: small
 model:
   init: tiny
   tiny: {hidden_size: 32, layers: 2, heads: 2, intermediate_size: 64, max_positions: 64}
-data: {task: addition, template: none, max_prompt_tokens: 16}
-rewards: exact_match
+data: {task: addition, template: none, demonstration_column: demonstration, max_prompt_tokens: 16}
+rewards: REWARD
 rollout: {max_response_tokens: 4, slots: 16}
 stages:
   - name: warmup
@@ -29,21 +29,30 @@ monitor: {tensorboard: false}
 """
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """One uninterrupted run, shared by the tests that compare with it."""
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "small.yaml").write_text(RECIPE)
-    return train(load_config(folder / "small.yaml", []), folder / "run")
+REWARD = """
+def reward(completion, answer):
+    return 1.0 if completion == answer else 0.2 * sum(c.isdigit() for c in completion)
+"""
 
 
-@pytest.fixture
-def small_recipe(tmp_path):
-    path = tmp_path / "small.yaml"
-    path.write_text(RECIPE)
+def write_recipe(folder):
+    (folder / "digits.py").write_text(REWARD)
+    path = folder / "small.yaml"
+    path.write_text(RECIPE.replace("REWARD", str(folder / "digits.py")))
     return path
 
 
+@pytest.fixture(scope="session")
+def shared_recipe(tmp_path_factory):
+    return write_recipe(tmp_path_factory.mktemp("recipe"))
+
+
+@pytest.fixture(scope="session")
+def finished(shared_recipe, tmp_path_factory):
+    """One uninterrupted run, shared by the tests that compare with it."""
+    return train(load_config(shared_recipe, []), tmp_path_factory.mktemp("finished") / "run")
+
+
 @pytest.fixture
-def small_config(small_recipe):
-    return lambda *overrides: load_config(small_recipe, overrides)
+def small_config(shared_recipe):
+    return lambda *overrides: load_config(shared_recipe, overrides)

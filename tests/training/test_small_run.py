@@ -84,10 +84,10 @@ def test_microbatches_layout_and_slots_do_not_change_what_is_learnt(finished, sm
 @pytest.mark.slow
 @pytest.mark.parametrize("kill_after_step", [1, 5, 8])
 def test_a_run_killed_at_any_moment_resumes_to_the_same_result(
-    finished, small_recipe, tmp_path, kill_after_step
+    finished, shared_recipe, tmp_path, kill_after_step
 ):
     run_dir = tmp_path / "killed"
-    command = [sys.executable, "-m", "rlpost.cli", "train", str(small_recipe), "--output", str(run_dir)]
+    command = [sys.executable, "-m", "rlpost.cli", "train", str(shared_recipe), "--output", str(run_dir)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while len(read_metrics(run_dir)) < kill_after_step:
