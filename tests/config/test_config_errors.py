@@ -13,6 +13,7 @@ model:
   init: tiny
 data:
   task: addition
+  demonstration_column: demonstration
   max_prompt_tokens: 16
 rewards: exact_match
 rollout:
@@ -45,7 +46,7 @@ def message(tmp_path, monkeypatch):
 def test_a_mistyped_key_in_the_file_names_file_line_and_nearest_key(message):
     assert message(text=RECIPE.replace("max_prompt_tokens", "max_promt_tokens")) == (
         "unknown key `max_promt_tokens`\n"
-        "  where:  data.max_promt_tokens, recipe.yaml, line 5\n"
+        "  where:  data.max_promt_tokens, recipe.yaml, line 6\n"
         "  remedy: did you mean `max_prompt_tokens`?"
     )
 

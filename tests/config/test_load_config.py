@@ -24,6 +24,7 @@ TWO_STAGES = """
 model: {init: tiny}
 data:
   task: addition
+  demonstration_column: demonstration
   task_options: {digits: 3}
 rewards: exact_match
 train:

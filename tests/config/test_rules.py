@@ -10,7 +10,7 @@ from rlpost.errors import ConfigError
 
 RECIPE = """\
 model: {init: tiny}
-data: {task: addition, max_prompt_tokens: 16}
+data: {task: addition, demonstration_column: demonstration, max_prompt_tokens: 16}
 rewards: exact_match
 rollout: {max_response_tokens: 8}
 stages:
@@ -126,9 +126,12 @@ def test_demonstrations_come_one_for_each_prompt(message):
     assert "a prompt has one demonstration" in message("stages.warmup.train.samples_per_prompt=2")
 
 
-def test_demonstrations_of_a_file_need_a_column(message):
-    text = message("data.task=null", "data.path=a.jsonl")
+def test_demonstrations_need_a_column(message):
+    text = message("data.demonstration_column=null")
     assert "stage `warmup` learns from demonstrations, but no column holds them" in text
+    assert "needed: `demonstration_column: demonstration`" in text  # what tasks call it
+    text = message("data={task: null, path: a.jsonl, demonstration_column: null}")
+    assert "needed: `demonstration_column: NAME`" in text
 
 
 @pytest.mark.parametrize("override", ["rollout.workers=2", "cluster.learner_ranks=2"])
