@@ -111,7 +111,7 @@ class RewardFunction:
         )
 
     def __call__(self, prompt: str, completion: str, columns: Mapping[str, Any]) -> Verdict:
-        """Score one response; whatever the function raises, SystemExit included, is an "error"."""
+        """Score one response; an exception that the function raises becomes an "error"."""
         missing = [n for n in self.required if not any(c in columns for c in self._columns_for(n))]
         if missing:
             return failure(f"this row has no column {missing[0]!r}, only {', '.join(columns) or 'none'}")
@@ -120,7 +120,7 @@ class RewardFunction:
             if inspect.isawaitable(value):
                 value = asyncio.run(_wait(value))
             return read_return(self._unlist(value))
-        except BaseException as error:
+        except Exception as error:
             return failure(user_traceback(error))
 
     def gold_completion(self, columns: Mapping[str, Any]) -> str:

@@ -48,9 +48,8 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 def main(control: socket.socket) -> None:
     """Load the reward functions that the driver names, report on them, then serve until the driver goes."""
     driver = os.getppid()
-    _prctl(
-        PR_SET_PDEATHSIG, signal.SIGKILL
-    )  # an import may hang, and nothing else watches the driver meanwhile
+    # An import may hang, and nothing else watches the driver meanwhile.
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     with control.makefile("rb") as stream:
         configs, memory_bytes = pickle.load(stream)

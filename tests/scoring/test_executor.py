@@ -47,7 +47,7 @@ def reward(completion, note_pid=None):
     if completion == "recursion":
         return reward(completion)
     if completion == "memory":
-        return len(bytearray(1 << 42))
+        return len(bytearray(8 << 30))
     if completion == "object":
         return object()
     if completion == "close files":
@@ -300,6 +300,7 @@ def test_nothing_that_a_reward_started_outlives_it_or_the_scorer(tmp_path, monke
     assert wait_until_gone(marker) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["scoring", "importing"])
 def test_no_process_is_left_after_the_driver_is_killed(tmp_path, moment):
     marker = f"RLPOST_TEST_MARK={tmp_path}"
