@@ -219,6 +219,22 @@ def test_an_objective_declares_exactly_what_it_needs(
     assert objective.needs_entropy_gradient is needs_entropy_gradient
 
 
+@pytest.mark.parametrize(
+    ("spec", "signals"),
+    [
+        ({"base": "grpo"}, set()),
+        ({"base": "grpo", "denominator": "clipped", "mask": "keep"}, set()),
+        ({"base": "grpo", "denominator": "behaviour", "kl": 0.1}, {"behaviour_logprob", "ref_logprob"}),
+        ({"base": "grpo", "shaping": ["kl_in_reward"]}, {"old_logprob", "ref_logprob"}),
+    ],
+    ids=str,
+)
+def test_on_policy_a_ratio_needs_no_old_log_prob_but_the_kl_in_the_reward_does(
+    spec: dict, signals: set
+) -> None:
+    assert build_objective(spec).signals_for(on_policy=True) == signals
+
+
 GRPO_IN_WORDS = """\
 selection    all sequences
 advantage    A_i = (R_i - mean(R)) / (std_sample(R) + 1e-06)

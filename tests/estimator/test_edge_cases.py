@@ -34,6 +34,19 @@ def test_equal_rewards_give_exactly_zero(name: str, value: float, size: int) -> 
     assert part(single).tolist() == [0.0] * size
 
 
+def test_equal_rewards_give_exactly_zero_also_without_an_epsilon() -> None:
+    batch = batch_of([1] * 5, groups=[0, 0, 0, 1, 1], rewards=[2.3, 2.3, 2.3, 1.0, 0.0])
+    advantage = PARTS["advantage"]["group_normalised"](epsilon=0.0)(batch).tolist()
+    assert advantage[:3] == [0.0, 0.0, 0.0]
+    assert advantage[3:] == pytest.approx([0.5**0.5, -(0.5**0.5)])
+
+
+def test_dropping_uniform_groups_leaves_demonstrations_in() -> None:
+    keep = PARTS["selection"]["drop_uniform"]()
+    batch = batch_of([1] * 4, groups=[0, 0, 1, 2], rewards=[1.0, 1.0, 0.0, 0.0], demonstrations=[3])
+    assert keep(batch).tolist() == [False, False, False, True]
+
+
 @pytest.mark.parametrize("name", GROUP_ADVANTAGES)
 def test_a_group_of_one_gets_exactly_zero_beside_an_informative_group(name: str) -> None:
     batch = batch_of([2, 1, 1], groups=[4, 9, 9], rewards=[0.7, 1.0, 0.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,19 +47,19 @@ def test_a_sum_keeps_the_wider_of_two_dtypes() -> None:
 
 def test_a_term_reports_ratios_and_clip_shares_of_trained_rollout_tokens_only() -> None:
     objective = with_advantage(build_objective({"base": "grpo"}), (1.0, -1.0, 1.0))
-    ratio = [1.5, 1.1, 0.5, 9.0, 100.0, 100.0]
+    ratio = [1.5, 0.9, 0.5, 1.1, 9.0, 100.0, 0.01]
     batch = batch_of(
-        [2, 2, 2],
-        mask=[1, 1, 1, 0, 1, 1],
+        [2, 3, 2],
+        mask=[1, 1, 1, 1, 0, 1, 1],
         demonstrations=[2],
         old_logprob=[-float(r) for r in torch.tensor(ratio, dtype=torch.float64).log()],
     )
-    output, _ = evaluate(objective, objective.prepare(batch), torch.zeros(6, dtype=torch.float64))
+    output, _ = evaluate(objective, objective.prepare(batch), torch.zeros(7, dtype=torch.float64))
     values = output.measures.values()
-    assert values["policy/ratio_mean"] == pytest.approx((1.5 + 1.1 + 0.5) / 3)
+    assert values["policy/ratio_mean"] == pytest.approx((1.5 + 0.9 + 0.5 + 1.1) / 4)
     assert values["policy/ratio_max"] == pytest.approx(1.5)
-    assert values["policy/clip_share_high"] == pytest.approx(1 / 3)
-    assert values["policy/clip_share_low"] == pytest.approx(1 / 3)
+    assert values["policy/clip_share_high"] == pytest.approx(1 / 4)
+    assert values["policy/clip_share_low"] == pytest.approx(1 / 4)
 
 
 def test_a_preparation_reports_signal_and_what_was_dropped() -> None:
@@ -84,12 +85,13 @@ def test_a_preparation_reports_signal_and_what_was_dropped() -> None:
 
 def test_the_sampler_gap_leaves_out_demonstrations_and_untrained_tokens() -> None:
     objective = with_advantage(build_objective({"base": "grpo"}), (1.0, -1.0, 1.0))
+    objective = replace(objective, terms=(replace(objective.terms[0], rows="all"),))
     batch = batch_of(
         [2, 1, 1],
         mask=[1, 0, 1, 1],
         demonstrations=[2],
         old_logprob=[-1.0, NAN, -2.0, -3.0],
-        behaviour_logprob=[-1.5, NAN, -1.75, NAN],
+        behaviour_logprob=[-1.5, NAN, -1.75, -9.0],
     )
     output, _ = evaluate(objective, objective.prepare(batch), torch.full((4,), -1.0, dtype=torch.float64))
     values = output.measures.values()
