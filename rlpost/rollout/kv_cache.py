@@ -48,12 +48,12 @@ class SlotLayer(CacheLayerMixin):
         for store in (self.keys, self.values):
             store[target, :, : self._step.width] = store[source, :, : self._step.width]
 
-    def grow(self, rows: int, columns: int) -> None:
-        """Take the step's new capacity, keeping the first `columns` of the first `rows`."""
+    def grow(self) -> None:
+        """Take the step's new capacity; what is stored stays."""
         old = self.keys, self.values
         self.lazy_initialization(*old)
         for store, kept in zip((self.keys, self.values), old, strict=True):
-            store[:rows, :, :columns] = kept[:rows, :, :columns]
+            store[:, :, : kept.shape[2]] = kept
 
     def get_seq_length(self) -> int:
         """The columns before the one being written; rows differ, callers must pass position ids."""
@@ -115,19 +115,13 @@ class SlotCache(Cache):
 
     def begin_step(self, position_B: Tensor, width: int) -> None:
         """Set where each active row writes next (`position_B`, int64) and how wide the rows are then."""
-        if width > self.step.capacity:
-            kept = self.step.width
-            self.step.capacity = max(width, 2 * self.step.capacity)
-            for layer in self.layers:
-                layer.grow(self.step.slots, kept)
+        self._reserve(width)
         self.step.begin(position_B, width)
 
     def admit(self, slots: Tensor, prefix: DynamicCache, rows: Tensor) -> None:
         """Copy the prefilled prompts `rows` of `prefix` into `slots`."""
         columns = prefix.layers[0].keys.shape[2]
-        if columns > self.step.capacity:
-            self.begin_step(torch.empty(0, dtype=torch.int64, device=slots.device), columns)
-        self.step.width = max(self.step.width, columns)
+        self._reserve(columns)
         for i, layer in enumerate(prefix.layers):
             self._layer(i).fill(slots, layer.keys[rows], layer.values[rows])
 
@@ -142,6 +136,12 @@ class SlotCache(Cache):
         hidden_BT = column_T > position_B[:, None]
         mask_BT = torch.zeros(hidden_BT.shape, dtype=dtype, device=position_B.device)
         return mask_BT.masked_fill_(hidden_BT, torch.finfo(dtype).min)[:, None, None]
+
+    def _reserve(self, columns: int) -> None:
+        if columns > self.step.capacity:
+            self.step.capacity = max(columns, 2 * self.step.capacity)
+            for layer in self.layers:
+                layer.grow()
 
     def _layer(self, index: int) -> SlotLayer:
         while len(self.layers) <= index:

@@ -22,6 +22,14 @@ class TextView:
         self.id_of_special |= {token.content: i for i, token in added if token.special}
         self.special_ids = frozenset(self.id_of_special.values())
 
+        self._text_of: dict[int, str] = {}
+
+    def token(self, token_id: int) -> str:
+        """The text of one token by itself; U+FFFD stands for part of a character."""
+        if token_id not in self._text_of:
+            self._text_of[token_id] = self([token_id])
+        return self._text_of[token_id]
+
     def __call__(self, token_ids: Sequence[int]) -> str:
         return self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
@@ -40,6 +48,7 @@ class StopWatch:
         self._view = view
         self._ids = frozenset(view.id_of_special[s] for s in stop if s in view.id_of_special)
         self._strings = tuple(s for s in stop if s not in view.id_of_special)
+        self._last_characters = {s[-1] for s in self._strings}
         self._window = max((len(s.encode()) for s in self._strings), default=0) + _MARGIN
         self._token_ids: list[int] = []
         self._visible: list[int] = []
@@ -53,7 +62,8 @@ class StopWatch:
             return False
         self._visible.append(token_id)
         return (
-            self._cut(self._view(self._visible[-self._window :])) is not None
+            self._may_complete(self._view.token(token_id))
+            and self._cut(self._view(self._visible[-self._window :])) is not None
             and self._cut(self._view(self._token_ids)) is not None
         )
 
@@ -68,12 +78,20 @@ class StopWatch:
             return len(ids), self._view(ids)
         return None
 
+    def _may_complete(self, text: str) -> bool:
+        """False when a token of this text ends no stop string: most tokens, so decoding is rare.
+
+        Nothing is concluded from tokens without text, from parts of characters, or about
+        white space, which some tokenizers drop from a token that stands alone.
+        """
+        return not text or "\ufffd" in text or any(c in text or c.isspace() for c in self._last_characters)
+
     def _cut(self, text: str) -> int | None:
         return min((at for at in (text.find(s) for s in self._strings) if at >= 0), default=None)
 
 
 def _shortest_prefix(n: int, holds: Callable[[int], bool]) -> int:
-    """The least k in 1..n for which `holds(k)`; k grows from the end, where it nearly always is."""
+    """The start of the run of lengths, ending at n, for which `holds`; nearly always n itself."""
     while n > 1 and holds(n - 1):
         n -= 1
     return n

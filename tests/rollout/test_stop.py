@@ -28,6 +28,7 @@ def run(stop, token_ids):
         (("bc", "abc"), "xabc", 4, "x"),
         (("é",), "caffé!", 6, "caff"),
         (("🙂",), "x🙂y", 5, "x"),
+        (("a ",), "xa y", 3, "x"),
         (("ü🙂",), "xü🙂y", 7, "x"),
     ],
 )
@@ -58,3 +59,16 @@ def test_what_the_window_overlooked_is_cut_at_the_end():
     watch = StopWatch(("cd",), VIEW)
     watch._token_ids = ids("abcdef")
     assert watch.finish() == (4, "ab")
+
+
+def test_a_space_that_a_lone_token_does_not_show_still_stops():
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"▁a": 0, "▁b": 1, "<unk>": 2}, unk_token="<unk>"))
+    words.decoder = decoders.Metaspace()
+    view = TextView(PreTrainedTokenizerFast(tokenizer_object=words))
+    assert (view([0, 1]), view.token(1)) == ("a b", "b")
+    watch = StopWatch((" ",), view)
+    assert [watch.push(0), watch.push(1)] == [False, True]
+    assert watch.finish() == (2, "a")

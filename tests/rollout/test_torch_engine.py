@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from engine_contract import CONTRACT, PROMPTS, Subject, requests, tokens
@@ -9,6 +10,7 @@ from rlpost.config.schema import ModelConfig, TinyModelConfig
 from rlpost.errors import ConfigError, RolloutError, WeightTransferError
 from rlpost.models import load_model, load_tokenizer
 from rlpost.rollout import SampleRequest, SamplingSettings, TorchEngine
+from rlpost.rollout.sampling import uniform
 from rlpost.weights import WeightBundle, policy_tensors
 
 CONFIG = ModelConfig(
@@ -100,21 +102,36 @@ def slow_processed_logprobs(logits, settings):
     return [inside.get(i, -math.inf) for i in range(len(scores))]
 
 
+def slow_draw(logprobs, request, position):
+    """The first token whose cumulative probability exceeds the uniform number of (seed, position)."""
+    if request.settings.temperature == 0:
+        return logprobs.index(max(logprobs))
+    u = uniform(np.array([request.seed], np.uint64), np.array([position]))[0]
+    total = 0.0
+    for token, logprob in enumerate(logprobs):
+        total += math.exp(logprob)
+        if total > u:
+            return token
+    raise AssertionError("the probabilities do not reach the uniform number")
+
+
 def log_softmax(scores):
     top = max(scores)
     norm = top + math.log(sum(math.exp(x - top) for x in scores))
     return [x - norm for x in scores]
 
 
-def test_logprobs_equal_an_independent_full_forward_for_every_setting():
+def test_tokens_and_logprobs_equal_an_independent_full_forward_for_every_setting():
     subject, model = engine(5), peaked(load_model(CONFIG))
     wanted = ragged_requests()
     for request, sample in zip(wanted, subject.generate(wanted), strict=True):
         ids = torch.tensor([request.prompt_token_ids + sample.token_ids])
         with torch.no_grad():
             logits = model(ids).logits[0, len(request.prompt_token_ids) - 1 : -1].tolist()
-        for row, token, logprob in zip(logits, sample.token_ids, sample.logprobs, strict=True):
-            assert logprob == pytest.approx(slow_processed_logprobs(row, request.settings)[token], abs=1e-4)
+        for position, (row, token) in enumerate(zip(logits, sample.token_ids, strict=True)):
+            expected = slow_processed_logprobs(row, request.settings)
+            assert sample.logprobs[position] == pytest.approx(expected[token], abs=1e-4)
+            assert token == slow_draw(expected, request, position)
 
 
 def test_samples_follow_the_models_distribution():
@@ -234,6 +251,90 @@ def test_a_tensor_of_another_dtype_or_shape_is_refused_and_nothing_is_copied():
             subject.load_weights(WeightBundle.of(1, {**tensors, name: wrong}))
     assert subject.version == 0
     assert tokens(subject.generate(requests())) == before
+
+
+class CountingEngine(TorchEngine):
+    """Notes the shape of every forward pass."""
+
+    shapes = ()
+
+    def next_logits(self, token_BT, position_BT, cache, mask=None):
+        self.shapes = (*self.shapes, tuple(token_BT.shape))
+        return super().next_logits(token_BT, position_BT, cache, mask)
+
+
+def counted(wanted, slots):
+    subject = CountingEngine(peaked(load_model(CONFIG)), TOKENIZER, slots=slots)
+    subject.shapes = ()
+    samples = subject.generate(wanted)
+    decoded = [b for b, t in subject.shapes if t == 1]
+    prefilled = [shape for shape in subject.shapes if shape[1] > 1]
+    return samples, decoded, prefilled
+
+
+def test_slots_stay_full_while_requests_wait_and_no_finished_row_is_computed():
+    wanted = [replace(r, prompt_token_ids=(*r.prompt_token_ids, 7, 7)) for r in ragged_requests(50)]
+    samples, decoded, _ = counted(wanted, slots=8)
+    assert sum(decoded) == sum(len(s.token_ids) for s in samples)
+    assert decoded == sorted(decoded, reverse=True)
+    assert decoded[0] == 8 and decoded[-1] >= 1
+    assert len(decoded) - decoded.count(8) <= max(len(s.token_ids) for s in samples)
+
+
+def test_requests_that_may_run_longest_start_first():
+    wanted = [SampleRequest(str(k), PROMPTS[0], k, SamplingSettings(max_tokens=1)) for k in range(20)]
+    wanted.append(SampleRequest("long", PROMPTS[2], 3, SamplingSettings(max_tokens=20)))
+    samples, decoded, _ = counted(wanted, slots=2)
+    assert len(samples[-1].token_ids) == 20
+    assert len(decoded) == 20
+
+
+def test_the_samples_of_one_prompt_share_one_prefill():
+    settings = SamplingSettings(max_tokens=5)
+    wanted = [SampleRequest(f"{p}{k}", PROMPTS[p], k, settings) for k in range(9) for p in range(3)]
+    _, _, prefilled = counted(wanted, slots=4)
+    assert prefilled == [(3, 6)]
+
+
+def test_storage_growth_and_small_prefills_change_no_sample(monkeypatch):
+    wanted = ragged_requests()
+    reference = tokens(engine(6).generate(wanted))
+    monkeypatch.setattr("rlpost.rollout.decoder.FIRST_COLUMNS", 1)
+    monkeypatch.setattr("rlpost.rollout.waiting.PREFILL_TOKENS", 20)
+    short = [replace(r, prompt_token_ids=r.prompt_token_ids[:2]) for r in wanted]
+    _, _, prefilled = counted(wanted, slots=6)
+    assert len(prefilled) > 5 and all(b == 1 or b * (t + 1) <= 20 for b, t in prefilled)
+    assert tokens(engine(6).generate(wanted)) == reference
+    grown = tokens(engine(6).generate(short))
+    monkeypatch.setattr("rlpost.rollout.decoder.FIRST_COLUMNS", 64)
+    assert tokens(engine(6).generate(short)) == grown
+
+
+def test_an_engine_in_bfloat16_samples_close_to_its_own_full_forward():
+    subject = engine(3, config=CONFIG.model_copy(update={"dtype": "bfloat16"}))
+    wanted = [replace(r, settings=SamplingSettings(max_tokens=12)) for r in ragged_requests(12)]
+    gaps = []
+    for request, sample in zip(wanted, subject.generate(wanted), strict=True):
+        probed = subject.probe([request.prompt_token_ids + sample.token_ids])[0]
+        pairs = zip(sample.logprobs, probed[len(request.prompt_token_ids) - 1 :], strict=True)
+        gaps += [abs(a - b) for a, b in pairs]
+    assert sum(gaps) / len(gaps) < 0.1
+
+
+def test_an_engine_without_slots_is_refused():
+    with pytest.raises(ConfigError, match=r"rollout\.slots"):
+        engine(slots=0)
+
+
+def test_a_copy_that_breaks_off_leaves_no_version():
+    subject = engine()
+    subject.load_weights(bundle(0, 1))
+    sent = bundle(1, 2)
+    last = list(sent.tensors)[-1]
+    absent = {**sent.tensors, last: sent.tensors[last].to("meta")}
+    with pytest.raises(NotImplementedError):
+        subject.load_weights(WeightBundle(1, absent, sent.checksums))
+    assert subject.version == -1
 
 
 def test_tied_weights_are_sent_once_and_reach_the_head():
