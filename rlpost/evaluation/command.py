@@ -17,10 +17,14 @@ from rlpost.evaluation.results import EvaluationResult
 from rlpost.rollout.engine import Engine, SamplingSettings
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rlpost.scoring import Scorer
+
+BATCHES_OF_SLOTS = 4
+"""Responses between two writes, in units of slots: more keep the slots fuller, fewer lose less."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def evaluate_model(
     from rich.console import Console
 
     chosen = _choose(benchmarks, data, prompt_column, answer_column, reward)
-    settings = _settings(samples, temperature, top_p, max_response_tokens, limit, seed)
+    settings = _settings(samples, temperature, top_p, max_response_tokens, limit, seed, slots)
     target = Path(output) if output is not None else Path("runs") / f"eval-{Path(model).name}"
     folder = Path(data_dir) if data_dir is not None else Path("data")
     for benchmark in chosen:  # a missing file is found before the model is loaded
@@ -92,10 +96,9 @@ def evaluate_model(
         loaded = load(model, seed, slots)
         budget = _prompt_budget(loaded.max_positions, max_response_tokens)
         for benchmark in chosen:
-            console.print(f"{benchmark.name}: sampling and scoring ...")
             config = benchmark.data_config(folder, limit=limit, max_prompt_tokens=budget)
             results[benchmark.name] = _run(
-                loaded, benchmark, config, scorers[benchmark.reward], scoring, settings, target
+                loaded, benchmark, config, scorers[benchmark.reward], scoring, settings, target, console
             )
     console.print(results_table(model, results))
     console.print(f"results, generations and settings: {target}")
@@ -166,7 +169,10 @@ def _run(
     scoring: ScoringConfig,
     settings: EvaluationSettings,
     target: Path,
+    console: Console,
 ) -> EvaluationResult:
+    from rich.progress import Progress
+
     from rlpost.data import load_prompts
 
     prompts = load_prompts(config, loaded.tokenizer)
@@ -184,9 +190,17 @@ def _run(
         engine=f"torch on {loaded.device}",
         weights_checksum=loaded.checksum,
     )
-    return evaluate(
-        prompts.prompts, loaded.engine.generate, scorer, settings, target / benchmark.name, manifest
-    )
+    with Progress(console=console) as progress:
+        bar = progress.add_task(f"{benchmark.name}, {len(prompts):,} problems", total=len(prompts))
+        return evaluate(
+            prompts.prompts,
+            loaded.engine.generate,
+            scorer,
+            settings,
+            target / benchmark.name,
+            manifest,
+            on_batch=lambda done: progress.update(bar, completed=done),
+        )
 
 
 def _choose(
@@ -235,6 +249,7 @@ def _settings(
     max_response_tokens: int,
     limit: int | None,
     seed: int,
+    slots: int,
 ) -> EvaluationSettings:
     for flag, value, fine, needed in (
         ("--samples", samples, samples >= 1, "at least 1"),
@@ -242,6 +257,7 @@ def _settings(
         ("--top-p", top_p, 0 < top_p <= 1, "above 0, at most 1"),
         ("--max-response-tokens", max_response_tokens, max_response_tokens >= 1, "at least 1"),
         ("--limit", limit, limit is None or limit >= 1, "at least 1"),
+        ("--slots", slots, slots >= 1, "at least 1"),
     ):
         if not fine:
             raise UserError(f"{flag} is out of range", found=value, needed=needed)
@@ -254,7 +270,9 @@ def _settings(
             needed="a temperature above 0, or one sample",
         )
     sampling = SamplingSettings(temperature=temperature, top_p=top_p, max_tokens=max_response_tokens)
-    return EvaluationSettings(samples_per_problem=samples, sampling=sampling, seed=seed)
+    return EvaluationSettings(
+        samples_per_problem=samples, sampling=sampling, seed=seed, batch_size=BATCHES_OF_SLOTS * slots
+    )
 
 
 def _prompt_budget(max_positions: int | None, max_response_tokens: int) -> int:

@@ -64,6 +64,7 @@ def evaluate(
     settings: EvaluationSettings,
     output: Path,
     manifest: Mapping[str, Any],
+    on_batch: Callable[[int], None] | None = None,
 ) -> EvaluationResult:
     """Sample and score every problem; what an interrupted call finished is not done again.
 
@@ -77,6 +78,7 @@ def evaluate(
         settings: how much is sampled, and how.
         output: a directory; made when missing.
         manifest: what produces the numbers, from `rlpost.evaluation.evaluation_manifest`.
+        on_batch: is told how many problems are done, at the start and after each batch.
 
     Raises:
         UserError: `output` holds another evaluation; the message names what differs.
@@ -92,10 +94,13 @@ def evaluate(
     seeds = [[sample_seed(settings.seed, prompt.id, i) for i in range(n)] for prompt in prompts]
     generations = restore_generations(path, prompts, seeds)
     reused, seconds = len(generations), {"generate_s": 0.0, "score_s": 0.0}
+    report = on_batch or (lambda done: None)
+    report(reused // n)
     for batch in _batches(range(reused // n, len(prompts)), max(1, settings.batch_size // n)):
         fresh = _run_batch(batch, prompts, seeds, generate, scorer, settings, manifest, seconds)
         append_generations(path, fresh)
         generations += fresh
+        report(len(generations) // n)
     result, table = summarise(generations, n, settings.seed, settings.max_failure_share, output)
     write_results(result, table, full_manifest)
     tokens = sum(len(g.token_ids) for g in generations[reused:])

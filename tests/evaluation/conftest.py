@@ -40,6 +40,7 @@ def run(scorer, scoring, verifier, tmp_path):
         temperature=1.0,
         batch_size=8,
         max_failure_share=0.05,
+        on_batch=None,
     ):
         manifest = {
             "model": {"init": "seeded", "version": 7},
@@ -50,6 +51,6 @@ def run(scorer, scoring, verifier, tmp_path):
         )
         generate = (engine or SeededEngine()).generate
         problems = make_prompts() if prompts is None else prompts
-        return evaluate(problems, generate, scorer, settings, output, manifest)
+        return evaluate(problems, generate, scorer, settings, output, manifest, on_batch)
 
     return evaluate_with

@@ -78,6 +78,16 @@ def test_a_finished_evaluation_is_not_sampled_again(run, tmp_path):
     assert engine.asked == [] and read_files(tmp_path / "out") == before
 
 
+def test_progress_starts_at_what_is_there_and_ends_at_all_problems(run):
+    told = []
+    with pytest.raises(KeyboardInterrupt):
+        run(SeededEngine(stop_after=8), on_batch=told.append)
+    assert told == [0, 2]
+    told.clear()
+    run(on_batch=told.append)
+    assert told == [2, 4, 6]
+
+
 def test_how_often_it_writes_changes_no_byte(run, tmp_path):
     for size in (1, 8, 1000):
         run(output=tmp_path / str(size), batch_size=size)
