@@ -76,11 +76,7 @@ class Evaluator:
         summary = {"step": state.step, "next_stage": stage.name, **result.summary()}
         state.evaluations.append(summary)
         self.progress.evaluation(f"step {state.step}", summary)
-        return {
-            "eval/accuracy": result.accuracy.value,
-            "eval/truncated_share": result.truncated_share,
-            "time/evaluation_s": time.perf_counter() - start,
-        }
+        return result.scalars() | {"time/evaluation_s": time.perf_counter() - start}
 
 
 def evaluation_settings(evaluation: EvaluationConfig, config: RunConfig) -> EvaluationSettings:
@@ -96,6 +92,7 @@ def evaluation_settings(evaluation: EvaluationConfig, config: RunConfig) -> Eval
             tuple(rollout.stop),
         ),
         seed=config.seed,
+        max_failure_share=config.scoring.max_failure_share,
     )
 
 

@@ -16,7 +16,7 @@ from rlpost.training.run_directory import write_atomically
 def write_rollouts(path: Path, trajectories: Sequence[Trajectory]) -> None:
     """One step's trajectories, failed ones included; the file appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(to_record(t), ensure_ascii=False, default=str) for t in trajectories]
+    lines = [json.dumps(to_record(t), default=str) for t in trajectories]
     write_atomically(path, "".join(line + "\n" for line in lines))
 
 
@@ -29,7 +29,9 @@ def read_rollouts(path: Path) -> list[Trajectory]:
     if not path.is_file():
         raise DataError("these rollouts were not kept", where=path, remedy="train with monitor.rollouts=true")
     trajectories = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    with path.open(encoding="utf-8") as file:
+        lines = list(file)
+    for number, line in enumerate(lines, start=1):
         try:
             trajectories.append(from_record(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
