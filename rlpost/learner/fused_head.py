@@ -92,11 +92,10 @@ class _FusedHead(torch.autograd.Function):
             new_max_N = torch.maximum(max_N, z_NB.amax(dim=1))
             change_N = max_N - new_max_N
             z_NB.sub_(new_max_N[:, None])
-            e_NB = z_NB.exp()
+            e_NB = torch.exp(z_NB, out=blocks.scratch(z_NB))
             shrink_N = change_N.exp()
-            weighted_N = shrink_N * (weighted_N + sum_N * change_N)
+            weighted_N = shrink_N * (weighted_N + sum_N * change_N) + torch.linalg.vecdot(e_NB, z_NB)
             sum_N = shrink_N * sum_N + e_NB.sum(dim=1)
-            weighted_N += e_NB.mul_(z_NB).sum(dim=1)
             max_N = new_max_N
         log_sum_N = sum_N.log()
         logsumexp_N = max_N + log_sum_N
@@ -116,6 +115,9 @@ class _FusedHead(torch.autograd.Function):
         grad_hidden_ND = torch.zeros_like(hidden_ND, dtype=blocks.dtype) if wants_hidden else None
         grad_weight_VD = torch.empty_like(weight_VD) if wants_weight else None
         grad_bias_V = torch.empty_like(bias_V) if wants_bias else None
+        # Gradients with respect to the logits before the temperature divides them.
+        grad_logprob_N = grad_logprob_N / settings.temperature
+        grad_entropy_N = grad_entropy_N / settings.temperature if settings.with_entropy_grad else None
         for start, stop in blocks.spans:
             z_NB = blocks.logits(start, stop)
             slope_NB = blocks.softcap_slope(z_NB)
@@ -124,14 +126,13 @@ class _FusedHead(torch.autograd.Function):
             g_NB.scatter_add_(1, column_N[:, None], (grad_logprob_N * inside_N)[:, None])
             if slope_NB is not None:
                 g_NB.mul_(slope_NB)
-            g_NB.div_(settings.temperature)
             if grad_bias_V is not None:
                 grad_bias_V[start:stop] = g_NB.sum(dim=0)
             operand_NB = g_NB.to(blocks.operand_dtype)
             if grad_hidden_ND is not None:
-                grad_hidden_ND += blocks.multiply(operand_NB, blocks.weight(start, stop))
+                blocks.add_product(grad_hidden_ND, operand_NB, blocks.weight(start, stop))
             if grad_weight_VD is not None:
-                grad_weight_VD[start:stop] = blocks.multiply(operand_NB.T, blocks.hidden_ND)
+                blocks.multiply(operand_NB.T, blocks.hidden_ND, out=grad_weight_VD[start:stop])
         if grad_hidden_ND is not None:
             grad_hidden_ND = grad_hidden_ND.to(hidden_ND.dtype)
         return grad_hidden_ND, grad_weight_VD, grad_bias_V, None, None
@@ -151,12 +152,17 @@ class _Blocks:
         width = settings.block_bytes // (itemsize * max(1, hidden_ND.shape[0]))
         width = min(columns, max(MIN_BLOCK_COLUMNS, width))
         self.spans = [(start, min(start + width, columns)) for start in range(0, columns, width)]
+        # One block's memory serves all: to fetch fresh pages for each would cost a CPU more than a pass.
+        self._block, self._scratch = None, None
 
     def weight(self, start: int, stop: int) -> Tensor:
         return self._weight_VD[start:stop].to(self.operand_dtype)
 
     def logits(self, start: int, stop: int) -> Tensor:
-        z_NB = self.multiply(self.hidden_ND, self.weight(start, stop).T)
+        if self._block is None:
+            self._block = self._new_block()
+        z_NB = self._view(self._block, stop - start)
+        self.multiply(self.hidden_ND, self.weight(start, stop).T, out=z_NB)
         if self._bias_V is not None:
             z_NB.add_(self._bias_V[start:stop])
         if self._settings.softcap is not None:
@@ -172,11 +178,36 @@ class _Blocks:
         tanh_NB = z_NB * (self._settings.temperature / self._settings.softcap)
         return tanh_NB.square_().neg_().add_(1.0)
 
-    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
-        """`a @ b` with a result in `dtype`, whatever the operands' precision."""
+    def scratch(self, z_NB: Tensor) -> Tensor:
+        """A second block of the shape of `z_NB`; what it held before is lost."""
+        if self._scratch is None:
+            self._scratch = self._new_block()
+        return self._view(self._scratch, z_NB.shape[1])
+
+    def _new_block(self) -> Tensor:
+        width = self.spans[0][1] - self.spans[0][0]
+        return torch.empty(self.hidden_ND.shape[0] * width, dtype=self.dtype, device=self.hidden_ND.device)
+
+    def _view(self, block: Tensor, width: int) -> Tensor:
+        tokens = self.hidden_ND.shape[0]
+        return block[: tokens * width].view(tokens, width)
+
+    def multiply(self, a: Tensor, b: Tensor, out: Tensor) -> None:
+        """`out = a @ b`, summed in `dtype` whatever the operands' precision."""
+        if a.dtype == self.dtype == out.dtype:
+            torch.mm(a, b, out=out)
+        else:
+            out.copy_(self._product(a, b))
+
+    def add_product(self, total: Tensor, a: Tensor, b: Tensor) -> None:
+        """`total += a @ b`, likewise; `total` is in `dtype`."""
         if a.dtype == self.dtype:
-            return torch.mm(a, b)
-        return torch.mm(a, b, out_dtype=self.dtype)
+            total.addmm_(a, b)
+        else:
+            total.add_(self._product(a, b))
+
+    def _product(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.mm(a, b) if a.dtype == self.dtype else torch.mm(a, b, out_dtype=self.dtype)
 
 
 def _locate(target_N: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
