@@ -48,7 +48,7 @@ def apply_override(tree: Mapping[str, Any], override: str) -> tuple[Tree, KeyPat
     path: KeyPath = ()
     for part in parts[:-1]:
         step = _step(here, part, path, override)
-        child = here[step] if isinstance(here, list) else here.get(step)
+        child = here.get(step) if isinstance(here, dict) else here[step]
         if child is None:
             child = {}
             here[step] = child

@@ -59,9 +59,15 @@ class _Dumper(yaml.SafeDumper):
 for _tag, (_pattern, _first) in _PLAIN_TYPES.items():
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(_tag, re.compile(_pattern), _first)
-# PyYAML's own constructors read 0123 as octal and 1:30 as sexagesimal; the patterns above leave
-# only decimal text, which Python reads as YAML 1.2 does.
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+
+
+def _decimal(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    # PyYAML's own constructors read 0123 as octal and 1:30 as sexagesimal; the patterns above leave
+    # only decimal text, which Python reads as YAML 1.2 does.
+    return int(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
