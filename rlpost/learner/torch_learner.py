@@ -214,8 +214,11 @@ class TorchLearner:
 
     def save_policy(self, directory: Path) -> None:
         """A plain Hugging Face directory: weights in `model.dtype`, config, tokenizer, chat template."""
+        from transformers.utils.logging import disable_progress_bar
+
         if self._ranks.rank == 0:
             model = copy.deepcopy(self.policy.model).to("cpu", getattr(torch, self._config.dtype))
+            disable_progress_bar()
             model.save_pretrained(directory)
             load_tokenizer(self._config).save_pretrained(directory)
         self._ranks.barrier()

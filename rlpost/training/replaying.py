@@ -11,6 +11,8 @@ from rlpost.config.schema import RunConfig, StageConfig
 from rlpost.data import PromptSampler, PromptSet, load_prompts
 from rlpost.errors import UserError
 from rlpost.learner import TorchLearner
+from rlpost.learner.optimizer import gradient_norm
+from rlpost.learner.replay_batch import load_batch
 from rlpost.models import load_tokenizer
 from rlpost.monitor import read_metrics
 from rlpost.training.checkpoint import find_checkpoint
@@ -27,7 +29,8 @@ COMPARED = ("policy/loss", "learner/grad_norm", "learner/trained_tokens")
 def replay(run_dir: Path, step: int, report: Callable[[str], None] = print) -> dict[str, float]:
     """Train from the last checkpoint before `step` on the run's own rollouts, up to `step`.
 
-    Without such a checkpoint it starts from the initial weights.
+    Without such a checkpoint it starts from the initial weights. The step that a loss or gradient
+    which was not finite stopped is replayed from the batch that was saved then.
 
     Args:
         step: counted from 1 over all stages, as in metrics.jsonl.
@@ -44,11 +47,14 @@ def replay(run_dir: Path, step: int, report: Callable[[str], None] = print) -> d
     directory = RunDirectory(run_dir)
     if not directory.config.is_file():
         raise UserError("this is not a run directory", where=run_dir, needed="config.yaml in it")
-    recorded = {int(row["step"]): row for row in read_metrics(run_dir)}
-    if step not in recorded:
-        last = max(recorded, default=0)
-        raise UserError("the run has no such step", found=f"--step {step}", needed=f"1 to {last}")
     config = load_config(directory.config, [])
+    recorded = {int(row["step"]): row for row in read_metrics(run_dir)}
+    last = max(recorded, default=0)
+    refused = sorted(directory.replay.glob("update-*"), key=lambda path: path.stat().st_mtime)
+    if step == last + 1 and refused:
+        return replay_refused(config, refused[-1], report)
+    if step not in recorded:
+        raise UserError("the run has no such step", found=f"--step {step}", needed=f"1 to {last}")
     tokenizer = load_tokenizer(config.model)
     data = {stage.name: load_prompts(stage.data, tokenizer, seed=config.seed) for stage in config.stages}
     learners = Learners(
@@ -66,9 +72,28 @@ def replay(run_dir: Path, step: int, report: Callable[[str], None] = print) -> d
         metrics = replay_step(learners, state, stage, data[stage.name], source, config.seed)
         if state.stage_step == stage.train.steps:
             state.next_stage()
+    if not metrics["learner/updates"]:
+        report(f"step {step} updated nothing: no sample of it carried a signal")
     result = {name: metrics[name] for name in COMPARED if name in metrics}
     known = {f"recorded/{name}": float(recorded[step][name]) for name in COMPARED if name in recorded[step]}
     return result | known
+
+
+def replay_refused(config: RunConfig, folder: Path, report: Callable[[str], None]) -> dict[str, float]:
+    """Repeat the update that stopped the run because its loss or gradient was not finite.
+
+    Returns:
+        the loss of the saved batch under the saved weights, and the norm of its gradient.
+    """
+    report(f"replaying the update that stopped the run, from {folder}")
+    batch = load_batch(folder / "batch-rank-000")
+    report(f"it was refused because of: {'; '.join(batch.facts['faults'])}")
+    reference = "ref_logprob" in batch.objective.signals
+    learner = TorchLearner(config.model, config.stages[0].train, seed=config.seed, reference=reference)
+    learner.load(folder / "learner")
+    local = learner.accumulate(batch.inputs, batch.prepared, batch.objective, batch.temperature)
+    norm = gradient_norm(learner.policy.model.parameters())
+    return {"policy/surrogate": local.loss, "learner/grad_norm": float(norm)}
 
 
 def restore_before(

@@ -28,7 +28,9 @@ def trajectory(sample, reward, prompt_id="p", logprob=-0.1, version=3, finish="e
 def test_rollouts_survive_the_way_to_disk_bit_for_bit(tmp_path):
     written = [
         trajectory(
-            0, RewardResult(1.0, "scored", {"exact_match": 1.0}, "found\u2028 64\u0085é"), logprob=-0.1234567890123
+            0,
+            RewardResult(1.0, "scored", {"exact_match": 1.0}, "found\u2028 64\u0085é"),
+            logprob=-0.1234567890123,
         ),
         trajectory(1, RewardResult(None, "timeout", {}, "5 s")),
     ]

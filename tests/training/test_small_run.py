@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import time
 
 import pytest
 
-from rlpost.errors import CheckpointError, UserError
+from rlpost.errors import CheckpointError, NonFiniteError, UserError
 from rlpost.monitor import read_metrics
 from rlpost.training import replay, train
 from rlpost.training.recording import read_rollouts
@@ -149,3 +150,16 @@ def test_two_learner_ranks_and_two_workers_learn_the_same(finished, small_config
     for row, other in zip(read_metrics(run), read_metrics(finished), strict=True):
         assert row["policy/loss"] == pytest.approx(other["policy/loss"], abs=1e-4)
         assert row["learner/grad_norm"] == pytest.approx(other["learner/grad_norm"], rel=1e-2)
+
+
+def test_a_run_that_becomes_non_finite_stops_before_the_step_and_can_be_replayed(small_config, tmp_path):
+    run_dir = tmp_path / "diverged"
+    config = small_config("stages.warmup.train.learning_rate=1e30", "evaluation.problems=1")
+    with pytest.raises(NonFiniteError) as error:
+        train(config, run_dir)
+    assert error.value.exit_status == 1
+    done = len(read_metrics(run_dir))
+    result = replay(run_dir, done + 1, report=lambda text: None)
+    assert not math.isfinite(result["policy/surrogate"]) or not math.isfinite(result["learner/grad_norm"])
+    with pytest.raises(UserError, match="no such step"):
+        replay(run_dir, done + 2)
