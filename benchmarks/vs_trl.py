@@ -5,7 +5,7 @@
     python benchmarks/vs_trl.py --trl-python trl-env/bin/python
 
 TRL is a requirement of this benchmark alone. Both sides start from the same checkpoint: the tiny model
-(0.8 M parameters), warmed up on the task `ragged` (repeat a letter n times; n from 1 to 64, mostly small), so
+(1.1 M parameters), warmed up on the task `ragged` (repeat a letter n times; n from 1 to 64, mostly small), so
 that its responses differ widely in length. Both see the same prompts in the same order and take the
 same steps: GRPO with 8 responses per prompt, exact match as reward, no KL, one AdamW update per step,
 temperature 1, float32, 2 threads. Each measurement is a process of its own; the sides alternate.
@@ -39,7 +39,7 @@ SIDES = ("rlpost", "trl")
 TARGET_RATIO = 2.0
 THREADS = 2
 GROUP_SIZE = 8
-LEARNING_RATE = 2e-4
+LEARNING_RATE = 5e-4
 MAX_TOKENS = 72
 RUN_DEADLINE_S = 600
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import socket
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +19,7 @@ class Cluster:
     def __init__(self, config: ClusterConfig) -> None:
         self.config = config
         self.groups: list[ActorGroup] = []
+        self.folders: list[Path] = []
 
     def start_group(
         self, role: str, make: Callable[..., Any], arguments: Sequence[Mapping[str, object]]
@@ -33,10 +36,13 @@ class Cluster:
         return group
 
     def rendezvous(self) -> str:
-        """A free address on this machine where the ranks of one group meet."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+        """Where the ranks of one group meet: a fresh file of this machine.
+
+        Not a TCP port, because torch's store would listen on every interface.
+        """
+        folder = tempfile.mkdtemp(prefix="rlpost-")
+        self.folders.append(Path(folder))
+        return f"file://{folder}/rendezvous"
 
     def __enter__(self) -> Cluster:
         if self.config.mode == "ray":
@@ -54,6 +60,8 @@ class Cluster:
         for group in reversed(self.groups):
             group.close()
         self.groups = []
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
         if self.config.mode == "ray":
             from rlpost.cluster.ray_group import disconnect
 
