@@ -54,6 +54,19 @@ def _old(logprob_N: Tensor, batch: TokenBatch) -> Tensor:
     return _difference(logprob_N, batch.signal("old_logprob").to(logprob_N.dtype))
 
 
+class _Ratio:
+    """A ratio that weighs the gradient, and enters the loss value, as it is."""
+
+    is_current: ClassVar[bool] = False
+    linear: ClassVar[bool] = False
+
+    def weight(self, ratio_N: Tensor) -> Tensor:
+        return ratio_N
+
+    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor:
+        return ratio_N
+
+
 @dataclass(frozen=True)
 class Current:
     """pi_den = sg(pi_theta): the ratio is 1, the loss value -A log pi (REINFORCE, SFT)."""
@@ -77,21 +90,13 @@ class Current:
 
 
 @dataclass(frozen=True)
-class Old:
+class Old(_Ratio):
     """pi_den = pi_old, the learner's weights when the batch was sampled (PPO, GRPO)."""
 
     signals: ClassVar[frozenset[str]] = frozenset({"old_logprob"})
-    is_current: ClassVar[bool] = False
-    linear: ClassVar[bool] = False
 
     def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
         return _old(logprob_N, batch)
-
-    def weight(self, ratio_N: Tensor) -> Tensor:
-        return ratio_N
-
-    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor:
-        return ratio_N
 
     @property
     def formula(self) -> str:
@@ -99,21 +104,13 @@ class Old:
 
 
 @dataclass(frozen=True)
-class Behaviour:
+class Behaviour(_Ratio):
     """pi_den = mu, the policy as the engine sampled from it (two-policy form, baselines.md section 7)."""
 
     signals: ClassVar[frozenset[str]] = frozenset({"behaviour_logprob"})
-    is_current: ClassVar[bool] = False
-    linear: ClassVar[bool] = False
 
     def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
         return _difference(logprob_N, batch.signal("behaviour_logprob").to(logprob_N.dtype))
-
-    def weight(self, ratio_N: Tensor) -> Tensor:
-        return ratio_N
-
-    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor:
-        return ratio_N
 
     @property
     def formula(self) -> str:
@@ -154,21 +151,13 @@ class Clipped:
 
 
 @dataclass(frozen=True)
-class Unit:
+class Unit(_Ratio):
     """pi_den = 1: off-policy data of unknown probability (LUFFY, SRFT; unified-hpt.md table 1)."""
 
     signals: ClassVar[frozenset[str]] = frozenset()
-    is_current: ClassVar[bool] = False
-    linear: ClassVar[bool] = False
 
     def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
         return logprob_N.clamp(min=-LOG_RATIO_BOUND)
-
-    def weight(self, ratio_N: Tensor) -> Tensor:
-        return ratio_N
-
-    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor:
-        return ratio_N
 
     @property
     def formula(self) -> str:
