@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import traceback
@@ -17,6 +18,7 @@ from rlpost.cli_text import algorithm_table, regraded, root_cause
 from rlpost.errors import RlpostError, UserError
 
 INTERRUPTED = 130
+SPIN_COUNT = "20000"
 
 app = typer.Typer(
     name="rlpost",
@@ -47,6 +49,9 @@ RunDir = Annotated[
 
 def main() -> None:
     """Run the command line; errors become one message and an exit status, never a user's traceback."""
+    # Torch's threads wait for each other by spinning, by default so long that one busy neighbour makes a
+    # small model ten times slower. Read when torch is first imported; child processes inherit it.
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     try:
         app()
     except RlpostError as error:

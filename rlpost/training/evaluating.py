@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from rlpost.config.schema import DataConfig, EvaluationConfig, RunConfig, StageConfig
 from rlpost.data import PromptSet
@@ -96,14 +97,15 @@ def evaluation_settings(evaluation: EvaluationConfig, config: RunConfig) -> Eval
     )
 
 
-def before_and_after(evaluations: Sequence[dict], config: RunConfig) -> dict[str, object]:
-    """The headline: before the first stage that samples, after the last one, and the whole history."""
+def before_and_after(evaluations: Sequence[dict[str, Any]], config: RunConfig) -> dict[str, Any]:
+    """The headline: before the first stage that samples, after the last one, and the whole history.
+
+    A purely supervised run has its first evaluation as the one before.
+    """
     if not evaluations:
         return {}
-    steps_before = 0
-    for stage in config.stages:
-        if stage.source == "rollouts":
-            break
-        steps_before += stage.train.steps
-    before = next((e for e in evaluations if e["step"] == steps_before), evaluations[0])
+    sources = [stage.source for stage in config.stages]
+    warmups = sources.index("rollouts") if "rollouts" in sources else 0
+    step = sum(stage.train.steps for stage in config.stages[:warmups])
+    before = next((e for e in evaluations if e["step"] == step), evaluations[0])
     return {"before": before, "after": evaluations[-1], "history": list(evaluations)}
