@@ -52,7 +52,7 @@ def test_a_mistake_of_the_user_is_one_message_on_stderr_with_status_2(project_ro
     ("arguments", "message"),
     [
         (("train", "configs/nothing.yaml"), "the configuration file does not exist"),
-        (("train", "configs/quickstart.yaml", "stages.rl.train.updates_per_step=7"), "256 / 7"),
+        (("train", "configs/quickstart.yaml", "stages.rl.train.updates_per_step=7"), "512 / 7"),
         (("train", "configs/gsm8k.yaml", "model.init=tiny", "data.path=missing.jsonl"), "missing.jsonl"),
         (("explain", "configs/quickstart.yaml", "seed"), "not of the form key=value"),
         (("eval", "tiny"), "nothing to evaluate on"),
@@ -133,7 +133,7 @@ def test_a_dry_run_prints_the_resolved_recipe_and_the_plan_as_one_yaml_document(
 def test_explain_prints_the_batch_arithmetic(rlpost):
     status, out, _ = rlpost("explain", "configs/quickstart.yaml")
     assert status == 0
-    assert "32 prompts x 8 samples = 256 sequences" in out
+    assert "64 prompts x 8 samples = 512 sequences" in out
 
 
 def test_algorithms_prints_the_table_a_row_or_json(rlpost):
