@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -80,10 +81,17 @@ def test_ray_members_are_processes_of_their_own_and_end_with_the_group():
 
 @pytest.mark.cluster
 def test_a_cluster_that_we_start_is_bound_to_loopback():
+    script = """
+from rlpost.cluster import start_cluster
+from rlpost.config.schema import ClusterConfig
+with start_cluster(ClusterConfig(mode="ray")):
     import ray
-
-    with start_cluster(ClusterConfig(mode="ray")):
-        assert ray.util.get_node_ip_address() == "127.0.0.1"
+    print(ray.util.get_node_ip_address())
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=120
+    )
+    assert result.stdout.split() == ["127.0.0.1"]
 
 
 @pytest.mark.cluster

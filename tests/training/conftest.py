@@ -26,6 +26,7 @@ evaluation: {problems: 20, every: 3}
 checkpoint: {every: 2, keep: 3}
 scoring: {workers: 1}
 monitor: {tensorboard: false}
+cluster: {threads: 1}
 """
 
 

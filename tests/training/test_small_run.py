@@ -135,7 +135,7 @@ def test_a_replayed_step_has_the_recorded_loss(finished, step):
 
 @pytest.mark.cluster
 def test_ray_actors_learn_what_the_inline_run_learns(finished, small_config, tmp_path):
-    run = train(small_config("cluster.mode=ray", "cluster.threads=1"), tmp_path / "ray")
+    run = train(small_config("cluster.mode=ray"), tmp_path / "ray")
     for row, other in zip(read_metrics(run), read_metrics(finished), strict=True):
         assert row["policy/loss"] == pytest.approx(other["policy/loss"], abs=1e-5)
     assert [t[0] for t in results(run)[1]] == [t[0] for t in results(finished)[1]]
@@ -144,7 +144,7 @@ def test_ray_actors_learn_what_the_inline_run_learns(finished, small_config, tmp
 @pytest.mark.cluster
 def test_two_learner_ranks_and_two_workers_learn_the_same(finished, small_config, tmp_path):
     run = train(
-        small_config("cluster.mode=ray", "cluster.threads=1", "cluster.learner_ranks=2", "rollout.workers=2"),
+        small_config("cluster.mode=ray", "cluster.learner_ranks=2", "rollout.workers=2"),
         tmp_path / "ranks",
     )
     for row, other in zip(read_metrics(run), read_metrics(finished), strict=True):
