@@ -21,6 +21,8 @@ def batch_measures(
     groups = Groups(batch.group_S, batch.reward_S)
     kept_groups = torch.unique(kept.group_S).shape[0]
     informative = groups.informative_G.sum().to(torch.float64)
+    # Demonstrations have no reward, so their groups cannot be informative and do not count.
+    rewarded = torch.unique(batch.group_S[~batch.demonstration_S]).shape[0]
     trained_N = masked(torch.ones_like(kept.mask_N, dtype=torch.float64), kept.mask_N)
     nonzero_N = torch.zeros_like(kept.mask_N)
     for advantage_N in advantages:
@@ -33,7 +35,7 @@ def batch_measures(
             "signal/dropped_sequences": (~keep_S).sum().to(torch.float64),
         },
         means={
-            "signal/informative_group_share": (informative, torch.tensor(float(groups.count))),
+            "signal/informative_group_share": (informative, torch.tensor(float(rewarded))),
             "signal/nonzero_advantage_share": (nonzero_N.sum().to(torch.float64), trained_N.sum()),
             "signal/trained_token_share": (trained_N.sum(), all_tokens),
         },

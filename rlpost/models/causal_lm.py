@@ -27,7 +27,9 @@ def load_model(config: ModelConfig, seed: int = 0) -> PreTrainedModel:
     if config.init == "tiny":
         return build_tiny_model(config, seed).to(dtype).eval()
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             config.init,

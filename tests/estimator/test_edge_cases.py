@@ -12,6 +12,7 @@ from rlpost.estimator import (
     ALGORITHMS,
     PARTS,
     Objective,
+    TokenBatch,
     build_objective,
 )
 
@@ -218,3 +219,18 @@ def test_a_missing_signal_is_named_beside_those_that_are_there() -> None:
     prepared = objective.prepare(batch_of([1, 1], behaviour_logprob=[-1.0, -1.0]))
     with pytest.raises(KeyError, match=r"no signal 'old_logprob', only \['behaviour_logprob'\]"):
         objective.loss(torch.zeros(2), prepared)
+
+
+def test_demonstrations_alone_report_no_share_of_informative_groups():
+    batch = TokenBatch(
+        sequence_N=torch.tensor([0, 0, 1]),
+        mask_N=torch.ones(3, dtype=torch.bool),
+        turn_N=torch.zeros(3, dtype=torch.int64),
+        group_S=torch.tensor([0, 1]),
+        reward_S=torch.zeros(2, dtype=torch.float64),
+        truncated_S=torch.zeros(2, dtype=torch.bool),
+        demonstration_S=torch.ones(2, dtype=torch.bool),
+    )
+    values = build_objective({"base": "sft"}).prepare(batch).measures.values()
+    assert "signal/informative_group_share" not in values
+    assert values["signal/trained_token_share"] == 1.0
