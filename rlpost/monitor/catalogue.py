@@ -136,7 +136,8 @@ _SIGNAL = (
     Metric(
         "signal/informative_group_share",
         "share",
-        "groups whose rewards are not all equal / groups of samples; 1 - p^G - (1-p)^G for pass rate p, G samples",
+        "groups whose rewards are not all equal / groups of samples; "
+        "1 - p^G - (1-p)^G for pass rate p, G samples",
         "0.3 to 1; near 0 the prompts are too easy or too hard, and steps teach nothing",
         low=0.05,
     ),
