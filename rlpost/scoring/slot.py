@@ -55,6 +55,7 @@ class Slot:
         self.state = State.DOWN
         self.descriptions: list[dict[str, Any]] | None = None
         self.flying: deque[int] = deque()
+        self._returned: list[int] = []
         self.window = 1
         self._failed_starts = 0
         self._since = 0.0
@@ -119,7 +120,7 @@ class Slot:
         """End all processes of this slot and forget its tasks."""
         self.hang_up()
         self._join()
-        self.flying.clear()
+        self._returned = []
         self._lost = None
         self.state = State.DOWN
 
@@ -197,10 +198,7 @@ class Slot:
 
     def take_back(self) -> list[int]:
         """Tasks that were sent ahead to a server that is gone: to be given to another."""
-        if self.state is State.SERVING:
-            return []
-        numbers = list(self.flying)
-        self.flying.clear()
+        numbers, self._returned = self._returned, []
         return numbers
 
     def _read_data(self) -> list[Reply]:
@@ -302,6 +300,9 @@ class Slot:
         self._since = time.monotonic()
 
     def _close_data(self) -> None:
+        # At once: a fresh server may be there before anyone asks what the old one left undone.
+        self._returned += self.flying
+        self.flying.clear()
         if self._data is not None:
             self._data.close()
         self._data = None

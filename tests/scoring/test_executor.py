@@ -140,6 +140,13 @@ def test_a_misbehaving_reward_costs_its_own_sample_and_no_other(tmp_path):
     assert Counter(r.outcome for r in results.values())["timeout"] == len(TIMEOUT)
 
 
+def test_samples_sent_ahead_to_a_server_that_ended_are_never_lost(tmp_path):
+    mixed = ["fine", "fine", "exit", "fine", "fine", "fine", "thread"] * 40
+    with Scorer([reward_in(tmp_path, MISBEHAVING)], ScoringConfig(workers=2, deadline_s=5.0)) as scorer:
+        results = scorer.score_items(items(*mixed))
+    assert Counter(r.outcome for r in results) == {"scored": 240, "error": 40}
+
+
 def test_the_deadline_is_each_samples_own_however_many_wait_behind_it(tmp_path):
     config = reward_in(tmp_path, MISBEHAVING)
     with Scorer([config], ScoringConfig(workers=1, deadline_s=1.0)) as scorer:
