@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import socket
@@ -54,6 +55,8 @@ class Ranks:
                 world_size=world_size,
                 timeout=timedelta(seconds=deadline_s),
             )
+        # Gloo's threads must end before the interpreter does, or the process aborts on its way out.
+        atexit.register(_leave)
 
     def gather(self, message: dict[str, Any]) -> list[dict[str, Any]]:
         """Every rank's message, in the order of ranks; JSON values, NaN and infinity allowed."""
@@ -110,6 +113,11 @@ def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         size += gradient.nbytes
     if bucket:
         yield bucket
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _on_this_machine(rendezvous: str) -> bool:
