@@ -317,15 +317,6 @@ _EVALUATION = (
     Metric("eval/*", "-", "any other number of an evaluation, by its own name in results.json", "-"),
 )
 
-_MEMORY = (
-    Metric(
-        "memory/driver_rss_mib",
-        "MiB",
-        "peak resident memory of the driver process so far",
-        "flat after the first steps; steady growth is a leak",
-    ),
-)
-
 _TIME = (
     Metric("time/step_s", "s", "wall time of the whole step", "the sum of the rest and little more"),
     Metric("time/rollout_s", "s", "sampling", "usually the largest"),
@@ -348,7 +339,6 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Learner": _LEARNER,
     "Weight transfer": _WEIGHTS,
     "Evaluation": _EVALUATION,
-    "Memory": _MEMORY,
     "Time": _TIME,
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from rlpost.config.schema import StageConfig
@@ -89,11 +88,8 @@ class Recorded:
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
 
-    def path(self, step: int) -> Path:
-        return self.directory.rollouts(step)
-
     def collect(self, prompts: Sequence[Prompt], state: RunState) -> StepData:
-        trajectories = read_rollouts(self.path(state.step + 1))
+        trajectories = read_rollouts(self.directory.rollouts(state.step + 1))
         return step_data(prompts, trajectories, {}, state.version)
 
 
