@@ -203,6 +203,8 @@ class Objective:
             measures = measures + term_report
         if entropy_N is not None:
             entropy_N = masked(entropy_N, batch.mask_N)
+            mean = (entropy_N.detach().sum().to(torch.float64), batch.mask_N.sum().to(torch.float64))
+            measures = measures + Measures(means={"policy/entropy": mean})
         weight_N = prepared.terms[0].weight_N.to(logprob_N.dtype)
         for regulariser in self.regularisers:
             value = (weight_N * regulariser(logprob_N, entropy_N, batch)).sum() * regulariser.coefficient
