@@ -13,20 +13,24 @@ from rlpost.estimator.aggregation import (
 )
 from rlpost.estimator.algorithms import ALGORITHMS, Row
 from rlpost.estimator.batch import TokenBatch, token_index
-from rlpost.estimator.compose import PARTS, CompositionError, build_objective
+from rlpost.estimator.compose import CompositionError, build_objective
 from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, Unit
+from rlpost.estimator.gate import Open
 from rlpost.estimator.granularity import SequenceRatio, TokenRatio
-from rlpost.estimator.mask import Clip, DualClip, Keep
+from rlpost.estimator.mask import AllOf, Clip, DualClip, Keep
 from rlpost.estimator.measures import Measures
-from rlpost.estimator.objective import LossOutput, Objective, Prepared, PreparedTerm, Term
+from rlpost.estimator.objective import LossOutput, Objective, Prepared
+from rlpost.estimator.parts import PARTS
 from rlpost.estimator.regulariser import KL, Entropy
 from rlpost.estimator.selection import DropUniform, KeepAll
 from rlpost.estimator.shaping import KLInReward, SoftOverlong
+from rlpost.estimator.term import PreparedTerm, Term
 
 __all__ = [
     "ALGORITHMS",
     "KL",
     "PARTS",
+    "AllOf",
     "Behaviour",
     "Clip",
     "Clipped",
@@ -46,6 +50,7 @@ __all__ = [
     "Measures",
     "Objective",
     "Old",
+    "Open",
     "Prepared",
     "PreparedTerm",
     "Reward",

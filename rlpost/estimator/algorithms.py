@@ -17,9 +17,10 @@ from rlpost.estimator.aggregation import (
 )
 from rlpost.estimator.denominator import Current, Old
 from rlpost.estimator.mask import Clip
-from rlpost.estimator.objective import Objective, Term
+from rlpost.estimator.objective import Objective
 from rlpost.estimator.selection import DropUniform
 from rlpost.estimator.shaping import SoftOverlong
+from rlpost.estimator.term import Term
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ ALGORITHMS: dict[str, Row] = {
                     shaping=(SoftOverlong(),),
                 ),
             ),
-            selection=DropUniform(),
+            selection=(DropUniform(),),
         ),
         source="arXiv 2503.14476",
         certain="clip 0.2/0.28, token mean, punishment up to -1, no KL",

@@ -30,8 +30,13 @@ class TokenBatch:
         on_policy: True when the policy to be differentiated still is the policy that "old" names
             (one update per step): the old log-prob is then the current one, and the signal
             "old_logprob" is neither needed nor read by the ratio.
+        progress: how much of training is done, from 0 to 1; schedules read it.
         signals: named float tensors [N]: "old_logprob", "behaviour_logprob", "ref_logprob",
             "entropy", ... Values at positions with `mask_N` False may be anything, even NaN.
+        sequence_signals: named float64 tensors [S]: what the driver knows of a sequence beside
+            its reward, such as the statistics of its prompt ("prompt_visits", "prompt_samples",
+            "prompt_mean", "prompt_variance", all of earlier steps), the reward of the prompt's greedy
+            response ("greedy_reward"), or one reward function's part ("reward_part/NAME").
     """
 
     sequence_N: Tensor
@@ -42,7 +47,9 @@ class TokenBatch:
     truncated_S: Tensor
     demonstration_S: Tensor
     on_policy: bool = False
+    progress: float = 0.0
     signals: Mapping[str, Tensor] = field(default_factory=dict)
+    sequence_signals: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n, s = self.sequence_N.numel(), self.group_S.numel()
@@ -55,6 +62,7 @@ class TokenBatch:
             ("truncated_S", self.truncated_S, s),
             ("demonstration_S", self.demonstration_S, s),
             *((f"signals[{k!r}]", v, n) for k, v in self.signals.items()),
+            *((f"sequence_signals[{k!r}]", v, s) for k, v in self.sequence_signals.items()),
         ):
             if tensor.shape != (size,):
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, needed ({size},)")
@@ -81,6 +89,13 @@ class TokenBatch:
             raise KeyError(f"the batch has no signal {name!r}, only {sorted(self.signals)}")
         return self.signals[name]
 
+    def sequence_signal(self, name: str) -> Tensor:
+        """The sequence signal [S], or a KeyError that names what is there."""
+        if name not in self.sequence_signals:
+            known = sorted(self.sequence_signals)
+            raise KeyError(f"the batch has no sequence signal {name!r}, only {known}")
+        return self.sequence_signals[name]
+
     def with_signals(self, **signals: Tensor) -> TokenBatch:
         """The same batch with more signals."""
         return replace(self, signals={**self.signals, **signals})
@@ -97,7 +112,9 @@ class TokenBatch:
             truncated_S=self.truncated_S[index_S],
             demonstration_S=self.demonstration_S[index_S],
             on_policy=self.on_policy,
+            progress=self.progress,
             signals={k: v[index_N] for k, v in self.signals.items()},
+            sequence_signals={k: v[index_S] for k, v in self.sequence_signals.items()},
         )
 
     def to(self, device: torch.device | str) -> TokenBatch:
@@ -111,7 +128,9 @@ class TokenBatch:
             truncated_S=self.truncated_S.to(device),
             demonstration_S=self.demonstration_S.to(device),
             on_policy=self.on_policy,
+            progress=self.progress,
             signals={k: v.to(device) for k, v in self.signals.items()},
+            sequence_signals={k: v.to(device) for k, v in self.sequence_signals.items()},
         )
 
 

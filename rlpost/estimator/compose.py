@@ -8,57 +8,26 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, get_args, get_type_hints
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from rlpost.estimator.advantage import Constant, GroupCentred, GroupNormalised, LeaveOneOut, Reward
-from rlpost.estimator.aggregation import (
-    SequenceMeanTokenMean,
-    SequenceMeanTokenSum,
-    SequenceSumOverConstant,
-    TokenMean,
-    TokenSum,
-)
+from rlpost.estimator.advantage import Constant, Reward
+from rlpost.estimator.aggregation import SequenceSumOverConstant
 from rlpost.estimator.algorithms import ALGORITHMS
-from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, Unit
-from rlpost.estimator.granularity import SequenceRatio, TokenRatio
-from rlpost.estimator.mask import Clip, DualClip, Keep
-from rlpost.estimator.objective import Objective, Term
+from rlpost.estimator.denominator import Unit
+from rlpost.estimator.mask import AllOf, Clip, DualClip, Keep
+from rlpost.estimator.objective import Objective
+from rlpost.estimator.parts import PARTS
 from rlpost.estimator.regulariser import KL, Entropy, Regulariser
-from rlpost.estimator.selection import DropUniform, KeepAll
-from rlpost.estimator.shaping import KLInReward, SoftOverlong
+from rlpost.estimator.selection import KeepAll
+from rlpost.estimator.shaping import SoftOverlong
+from rlpost.estimator.term import Term
 
-PARTS: dict[str, dict[str, type[Any]]] = {
-    "advantage": {
-        "constant": Constant,
-        "reward": Reward,
-        "leave_one_out": LeaveOneOut,
-        "group_centred": GroupCentred,
-        "group_normalised": GroupNormalised,
-    },
-    "denominator": {
-        "current": Current,
-        "old": Old,
-        "behaviour": Behaviour,
-        "clipped": Clipped,
-        "unit": Unit,
-    },
-    "granularity": {"token": TokenRatio, "sequence": SequenceRatio},
-    "mask": {"keep": Keep, "clip": Clip, "dual_clip": DualClip},
-    "aggregation": {
-        "token_mean": TokenMean,
-        "token_sum": TokenSum,
-        "sequence_mean_token_sum": SequenceMeanTokenSum,
-        "sequence_mean_token_mean": SequenceMeanTokenMean,
-        "sequence_sum_over_constant": SequenceSumOverConstant,
-    },
-    "shaping": {"soft_overlong": SoftOverlong, "kl_in_reward": KLInReward},
-    "selection": {"all": KeepAll, "drop_uniform": DropUniform},
-}
-"""The parts that a configuration can name, by axis."""
-
-TERM_AXES = ("advantage", "denominator", "granularity", "mask", "aggregation")
+TERM_AXES = ("advantage", "denominator", "granularity", "mask", "correction", "gate", "aggregation")
 KEYS = ("base", *TERM_AXES, "shaping", "selection", "kl", "entropy")
+
+
+WORDS = {float: "a number", int: "a whole number", bool: "true or false", type(None): "null"}
 
 
 class CompositionError(ValueError):
@@ -69,9 +38,10 @@ def build_objective(spec: Mapping[str, Any], *, max_response_tokens: int | None 
     """The objective that `spec` describes: a row of the table with some parts changed.
 
     Args:
-        spec: `base` names a row; `advantage`, `denominator`, `granularity`, `mask`,
-            `aggregation` and `selection` replace its parts, `shaping` (a list) is added to its
-            own and replaces those of the same kind; `kl` and `entropy` are a coefficient or a mapping.
+        spec: `base` names a row; `advantage`, `denominator`, `granularity`, `mask`, `correction`,
+            `gate`, `aggregation` and `selection` replace its parts, `shaping` is added to its own
+            and replaces those of the same kind; `mask`, `correction`, `selection` and `shaping` may be
+            lists, whose parts act in that order; `kl` and `entropy` are a coefficient or a mapping.
         max_response_tokens: fills in the constants that rows leave to the run.
 
     Raises:
@@ -84,21 +54,38 @@ def build_objective(spec: Mapping[str, Any], *, max_response_tokens: int | None 
     if not isinstance(name, str) or name not in ALGORITHMS:
         raise CompositionError(f"no algorithm {name!r}{_nearest(name, ALGORITHMS)}; see `rlpost algorithms`")
     row = ALGORITHMS[name].objective
-    changes: dict[str, Any] = {axis: _part(axis, spec[axis]) for axis in TERM_AXES if axis in spec}
-    shapings = spec.get("shaping", [])
-    if isinstance(shapings, str) or not isinstance(shapings, Sequence):
-        raise CompositionError(f"shaping must be a list of parts, found {shapings!r}")
-    added = tuple(_part("shaping", item) for item in shapings)
+    changes: dict[str, Any] = {axis: _part_or_list(axis, spec[axis]) for axis in TERM_AXES if axis in spec}
+    added = _several("shaping", spec.get("shaping", []))
     terms = []
     for term in row.terms:
         own = tuple(part for part in term.shaping if type(part) not in map(type, added))
         term = dataclasses.replace(term, **changes, shaping=(*own, *added))
         terms.append(_fill(term, max_response_tokens))
-    selection = _part("selection", spec["selection"]) if "selection" in spec else row.selection
+    selection = _several("selection", spec["selection"]) if "selection" in spec else row.selection
+    selection = tuple(part for part in selection if not isinstance(part, KeepAll))
     objective = Objective(tuple(terms), selection, (*row.regularisers, *_regularisers(spec)))
     for term in objective.terms:
         _check(term)
     return objective
+
+
+def _part_or_list(axis: str, word: object) -> Any:
+    """A term's part; several masks become one, corrections are always several."""
+    if axis == "correction":
+        return _several(axis, word)
+    if axis == "mask" and isinstance(word, list | tuple):
+        masks = _several(axis, word)
+        return masks[0] if len(masks) == 1 else _construct(axis, AllOf, {"masks": masks})
+    return _part(axis, word)
+
+
+def _several(axis: str, words: object) -> tuple[Any, ...]:
+    """One part or a list of them; the same kind twice is refused, unless its options differ."""
+    listed = words if isinstance(words, list | tuple) else [words]
+    parts = tuple(_part(axis, word) for word in listed)
+    if len(set(parts)) < len(parts):
+        raise CompositionError(f"{axis} holds the same part twice: {listed!r}")
+    return parts
 
 
 def _part(axis: str, word: object) -> Any:
@@ -121,30 +108,38 @@ def _construct(where: str, kind: type[Any], options: object) -> Any:
     if not isinstance(options, Mapping):
         raise CompositionError(f"{where}: options must be a mapping, found {options!r}")
     fields = {field.name: field for field in dataclasses.fields(kind)}
+    hints = get_type_hints(kind)
     for key, value in options.items():
         if key not in fields:
             known = ", ".join(fields) or "none"
             raise CompositionError(f"{where}: unknown option {key!r}{_nearest(key, fields)}; known: {known}")
-        if not _fits(value, str(fields[key].type)):
-            raise CompositionError(f"{where}.{key}: found {value!r}, needed {fields[key].type}")
-    for key, value in options.items():
-        allowed = get_args(get_type_hints(kind).get(key)) if isinstance(value, str) else ()
-        if allowed and value not in allowed and kind is not KL:
-            raise CompositionError(f"{where}.{key}: found {value!r}, needed one of {', '.join(allowed)}")
+        if kind is not AllOf and (kind is not KL or key != "kind") and not _fits(value, hints[key]):
+            raise CompositionError(f"{where}.{key}: found {value!r}, needed {_spoken(hints[key])}")
     try:
         return kind(**options)
     except ValueError as error:
         raise CompositionError(f"{where}: {error}") from error
 
 
-def _fits(value: object, annotation: str) -> bool:
-    """Whether a configuration's value is of the type that an option's annotation names."""
-    if value is None:
-        return "None" in annotation
-    if isinstance(value, str):
-        return "Literal" in annotation
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-    return is_number and "Literal" not in annotation
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a configuration's value is of the type of an option."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_args(hint):
+        return any(_fits(value, inner) for inner in get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _spoken(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_args(hint):
+        return " or ".join(_spoken(inner) for inner in get_args(hint))
+    return WORDS.get(hint, str(hint))
 
 
 def _regularisers(spec: Mapping[str, Any]) -> list[Regulariser]:

@@ -23,8 +23,6 @@ class Denominator(Protocol):
 
     signals: ClassVar[frozenset[str]]
     is_current: ClassVar[bool]
-    linear: ClassVar[bool]
-    """True when the loss value is linear in log pi: a token that the mask drops then has no value."""
 
     def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
         """log pi_theta - log pi_den [N] for detached `logprob_N`; clamped to ±20."""
@@ -34,8 +32,11 @@ class Denominator(Protocol):
         """What multiplies A * grad log pi, given the ratio over its span [N]."""
         ...
 
-    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor:
-        """What multiplies -A in the paper's loss value [N]."""
+    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor | None:
+        """What multiplies -A in the paper's loss value [N]; a token that the mask drops has none.
+
+        None where that is the ratio, so that the mask decides (a clip holds it at the band's end).
+        """
         ...
 
     @property
@@ -58,13 +59,12 @@ class _Ratio:
     """A ratio that weighs the gradient, and enters the loss value, as it is."""
 
     is_current: ClassVar[bool] = False
-    linear: ClassVar[bool] = False
 
     def weight(self, ratio_N: Tensor) -> Tensor:
         return ratio_N
 
-    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor:
-        return ratio_N
+    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor | None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,6 @@ class Current:
 
     signals: ClassVar[frozenset[str]] = frozenset()
     is_current: ClassVar[bool] = True
-    linear: ClassVar[bool] = True
 
     def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
         return torch.zeros_like(logprob_N)
@@ -130,7 +129,6 @@ class Clipped:
     high: float = 5.0
     signals: ClassVar[frozenset[str]] = frozenset({"old_logprob"})
     is_current: ClassVar[bool] = False
-    linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.low <= 1.0 <= self.high:

@@ -14,13 +14,27 @@ from rlpost.estimator.segments import masked, segment_sum, trained_length
 SEQUENCE_LOG_RATIO_BOUND = 20.0
 
 
+@dataclass(frozen=True)
+class Span:
+    """The ratio over a span, as each of its tokens sees it.
+
+    Attributes:
+        log_ratio_N: log ratio of the token's span [N].
+        moves_N: bool [N], False where the span's ratio does not depend on the token, which then
+            has no gradient; None where it depends on all of them.
+    """
+
+    log_ratio_N: Tensor
+    moves_N: Tensor | None = None
+
+
 class Granularity(Protocol):
     """Maps token log ratios to the log ratios of their spans."""
 
     is_token: ClassVar[bool]
 
-    def __call__(self, log_ratio_N: Tensor, batch: TokenBatch) -> Tensor:
-        """The log ratio of the span that each token belongs to [N]."""
+    def __call__(self, log_ratio_N: Tensor, advantage_N: Tensor, batch: TokenBatch) -> Span:
+        """The span that each token belongs to."""
         ...
 
     def value_share(self, batch: TokenBatch) -> Tensor | None:
@@ -39,8 +53,8 @@ class TokenRatio:
 
     is_token: ClassVar[bool] = True
 
-    def __call__(self, log_ratio_N: Tensor, batch: TokenBatch) -> Tensor:
-        return log_ratio_N
+    def __call__(self, log_ratio_N: Tensor, advantage_N: Tensor, batch: TokenBatch) -> Span:
+        return Span(log_ratio_N)
 
     def value_share(self, batch: TokenBatch) -> Tensor | None:
         return None
@@ -63,12 +77,12 @@ class SequenceRatio:
     mean: Literal["geometric", "product"] = "geometric"
     is_token: ClassVar[bool] = False
 
-    def __call__(self, log_ratio_N: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, log_ratio_N: Tensor, advantage_N: Tensor, batch: TokenBatch) -> Span:
         total_S = segment_sum(masked(log_ratio_N, batch.mask_N), batch.sequence_N, batch.S)
         if self.mean == "geometric":
             total_S = total_S / trained_length(batch, batch.mask_N).clamp(min=1.0)
         total_S = total_S.clamp(-SEQUENCE_LOG_RATIO_BOUND, SEQUENCE_LOG_RATIO_BOUND)
-        return total_S.to(log_ratio_N.dtype)[batch.sequence_N]
+        return Span(total_S.to(log_ratio_N.dtype)[batch.sequence_N])
 
     def value_share(self, batch: TokenBatch) -> Tensor | None:
         if self.mean == "geometric":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,80 +12,96 @@ from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.denominator import LOG_RATIO_BOUND, Denominator
 from rlpost.estimator.mask import Masked
 from rlpost.estimator.measures import Measures
-from rlpost.estimator.segments import Groups, masked
+from rlpost.estimator.segments import Groups, masked, segment_sum
+
+if TYPE_CHECKING:
+    from rlpost.estimator.objective import Prepared
 
 
-def batch_measures(
-    batch: TokenBatch, keep_S: Tensor, advantages: Sequence[Tensor], kept: TokenBatch
-) -> Measures:
+def response_measures(batch: TokenBatch, advantages: Sequence[Tensor]) -> Measures:
+    """The share of sampled responses with an advantage, before any selection after the advantages.
+
+    DCPO's response utilisation ratio (dcpo.md section 7). Demonstrations do not count.
+    """
+    nonzero_N = torch.zeros_like(batch.mask_N)
+    for advantage_N in advantages:
+        nonzero_N = nonzero_N | ((advantage_N != 0.0) & batch.mask_N)
+    useful_S = (segment_sum(nonzero_N, batch.sequence_N, batch.S) > 0) & ~batch.demonstration_S
+    sampled = (~batch.demonstration_S).sum().to(torch.float64)
+    share = (useful_S.sum().to(torch.float64), sampled)
+    return Measures(means={"signal/nonzero_response_share": share})
+
+
+def batch_measures(batch: TokenBatch, prepared: Prepared) -> Measures:
     """Statistics of a preparation: which groups and tokens carry signal, what was dropped."""
+    kept = prepared.batch
     groups = Groups(batch.group_S, batch.reward_S)
-    kept_groups = torch.unique(kept.group_S).shape[0]
     informative = groups.informative_G.sum().to(torch.float64)
     # Demonstrations have no reward, so their groups cannot be informative and do not count.
     rewarded = torch.unique(batch.group_S[~batch.demonstration_S]).shape[0]
-    trained_N = masked(torch.ones_like(kept.mask_N, dtype=torch.float64), kept.mask_N)
     nonzero_N = torch.zeros_like(kept.mask_N)
-    for advantage_N in advantages:
-        nonzero_N = nonzero_N | (advantage_N != 0.0)
-    all_tokens = batch.mask_N.sum().to(torch.float64)
+    for term in prepared.terms:
+        nonzero_N = nonzero_N | ((term.advantage_N != 0.0) & (term.weight_N != 0.0))
+    trained = prepared.trained_N.sum().to(torch.float64)
+    dropped = groups.count - torch.unique(kept.group_S).shape[0]
     return Measures(
         sums={
             "signal/groups": torch.tensor(float(groups.count)),
-            "signal/dropped_groups": torch.tensor(float(groups.count - kept_groups)),
-            "signal/dropped_sequences": (~keep_S).sum().to(torch.float64),
+            "signal/dropped_groups": torch.tensor(float(dropped)),
+            "signal/dropped_sequences": torch.tensor(float(batch.S - kept.S)),
         },
         means={
             "signal/informative_group_share": (informative, torch.tensor(float(rewarded))),
-            "signal/nonzero_advantage_share": (nonzero_N.sum().to(torch.float64), trained_N.sum()),
-            "signal/trained_token_share": (trained_N.sum(), all_tokens),
+            "signal/nonzero_advantage_share": (nonzero_N.sum().to(torch.float64), trained),
+            "signal/trained_token_share": (trained, batch.mask_N.sum().to(torch.float64)),
         },
     )
 
 
-def term_measures(
-    denominator: Denominator,
-    decision: Masked,
-    ratio_N: Tensor,
-    logprob_N: Tensor,
-    value_N: Tensor,
-    weight_N: Tensor,
-    batch: TokenBatch,
-) -> Measures:
-    """Statistics of one term: the paper's loss value, ratios, clip shares, the sampler's gap.
-
-    Shares are over trained tokens, those of weight above 0.
-    """
-    trained_N = weight_N > 0
+def term_measures(denominator: Denominator, decision: Masked, ratio_N: Tensor, trained_N: Tensor) -> Measures:
+    """Ratios and clip shares of one term over its trained tokens; nothing when its ratio is always 1."""
+    if denominator.is_current:
+        return Measures()
     count = trained_N.sum().to(torch.float64)
     dropped_N = trained_N & (decision.multiplier_N == 0.0)
-    means = {}
-    maxima = {}
-    if not denominator.is_current:
-        means = {
+    return Measures(
+        means={
             "policy/ratio_mean": (masked(ratio_N, trained_N).sum().to(torch.float64), count),
             "policy/clip_share_low": ((dropped_N & (ratio_N < 1.0)).sum().to(torch.float64), count),
             "policy/clip_share_high": ((dropped_N & (ratio_N > 1.0)).sum().to(torch.float64), count),
-        }
-        if bool(trained_N.any()):
-            maxima["policy/ratio_max"] = ratio_N[trained_N].max()
-    gap = _mismatch(logprob_N, trained_N & ~batch.demonstration_S[batch.sequence_N], batch)
-    report = Measures(sums={"policy/loss": value_N.sum().detach()}, means=means, maxima=maxima)
-    return report if gap is None else report + gap
+        },
+        maxima={"policy/ratio_max": ratio_N[trained_N].max()} if bool(trained_N.any()) else {},
+    )
 
 
-def _mismatch(logprob_N: Tensor, sampled_N: Tensor, batch: TokenBatch) -> Measures | None:
+def policy_measures(logprob_N: Tensor, entropy_N: Tensor | None, batch: TokenBatch) -> Measures:
+    """Entropy, and the distance to the reference where its log-probs are known, over all policy tokens."""
+    count = batch.mask_N.sum().to(torch.float64)
+    means = {}
+    if entropy_N is not None:
+        means["policy/entropy"] = (entropy_N.detach().sum().to(torch.float64), count)
+    if "ref_logprob" in batch.signals:
+        gap_N = masked(logprob_N - batch.signals["ref_logprob"].to(logprob_N.dtype), batch.mask_N)
+        gap_N = gap_N.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).to(torch.float64)
+        means["policy/kl_ref_k3"] = ((torch.exp(-gap_N) - 1.0 + gap_N).sum(), count)
+    return Measures(means=means)
+
+
+def mismatch_measures(logprob_N: Tensor, batch: TokenBatch) -> Measures:
     """How far the sampler's log-probs lie from the learner's, w = pi_old / mu (baselines.md section 7)."""
     if "behaviour_logprob" not in batch.signals:
-        return None
+        return Measures()
     old_N = logprob_N if batch.on_policy else batch.signals.get("old_logprob")
     if old_N is None:
-        return None
+        return Measures()
+    sampled_N = batch.mask_N & ~batch.demonstration_S[batch.sequence_N]
     gap_N = (old_N - batch.signals["behaviour_logprob"])[sampled_N].to(torch.float64)
-    gap_N = gap_N.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+    unknown = gap_N.isnan().sum().to(torch.float64)
+    gap_N = gap_N[~gap_N.isnan()].clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
     weight_N = torch.exp(gap_N)
     count = torch.tensor(float(gap_N.shape[0]))
     return Measures(
+        sums={"mismatch/unknown_tokens": unknown},
         means={
             "mismatch/k3": ((weight_N - 1.0 - gap_N).sum(), count),
             "mismatch/logprob_gap_mean": (gap_N.abs().sum(), count),

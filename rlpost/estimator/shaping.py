@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlpost.estimator.batch import TokenBatch
+from rlpost.estimator.measures import Measures
 from rlpost.estimator.segments import masked, segment_sum, trained_length
 
 
@@ -25,14 +26,38 @@ class Shaping(Protocol):
         """The shaped advantage, float64 [N]."""
         ...
 
+    def measures(self, advantage_N: Tensor, batch: TokenBatch) -> Measures:
+        """What to report, given the advantage [N] before this shaping."""
+        ...
+
     @property
     def formula(self) -> str:
         """In the notation of the papers."""
         ...
 
 
+class RewardShaping:
+    """A shaping that leaves advantages as they are."""
+
+    def advantage(self, advantage_N: Tensor, batch: TokenBatch) -> Tensor:
+        return advantage_N
+
+    def measures(self, advantage_N: Tensor, batch: TokenBatch) -> Measures:
+        return Measures()
+
+
+class AdvantageShaping:
+    """A shaping that leaves rewards as they are."""
+
+    def reward(self, reward_S: Tensor, batch: TokenBatch) -> Tensor:
+        return reward_S
+
+    def measures(self, advantage_N: Tensor, batch: TokenBatch) -> Measures:
+        return Measures()
+
+
 @dataclass(frozen=True)
-class SoftOverlong:
+class SoftOverlong(RewardShaping):
     """DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13), added to the reward.
 
     With n = response length: 0 up to limit - cache; then (limit - cache - n) / cache; -1 from
@@ -61,9 +86,6 @@ class SoftOverlong:
         excess_S = trained_length(batch, batch.mask_N) - (self.limit - cache)
         return reward_S - self.factor * (excess_S / cache).clamp(0.0, 1.0)
 
-    def advantage(self, advantage_N: Tensor, batch: TokenBatch) -> Tensor:
-        return advantage_N
-
     @property
     def formula(self) -> str:
         limit = "max_response_tokens" if self.limit is None else f"{self.limit:g}"
@@ -72,7 +94,7 @@ class SoftOverlong:
 
 
 @dataclass(frozen=True)
-class KLInReward:
+class KLInReward(RewardShaping):
     """R_i <- R_i - coefficient * sum_t (log pi_old,t - log pi_ref,t): k1 in the reward (RLOO, PPO).
 
     k1 belongs here: as a loss its expected gradient is 0 (baselines.md section 4).
@@ -85,9 +107,6 @@ class KLInReward:
         k1_N = batch.signal("old_logprob") - batch.signal("ref_logprob")
         total_S = segment_sum(masked(k1_N, batch.mask_N), batch.sequence_N, batch.S)
         return reward_S - self.coefficient * torch.where(batch.demonstration_S, 0.0, total_S)
-
-    def advantage(self, advantage_N: Tensor, batch: TokenBatch) -> Tensor:
-        return advantage_N
 
     @property
     def formula(self) -> str:

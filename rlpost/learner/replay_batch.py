@@ -53,9 +53,12 @@ def save_batch(path: Path, batch: ReplayBatch) -> None:
         "response_lengths": torch.tensor([len(ids) for ids in batch.inputs.response_ids]),
         "update_S": batch.prepared.update_S,
         "kept_S": batch.prepared.kept_S,
+        "regulariser_N": batch.prepared.regulariser_N,
+        "reward_S": batch.prepared.reward_S,
     }
     tensors |= {f"batch.{k}": v for k, v in vars(tokens).items() if isinstance(v, Tensor)}
     tensors |= {f"signals.{k}": v for k, v in tokens.signals.items()}
+    tensors |= {f"sequence_signals.{k}": v for k, v in tokens.sequence_signals.items()}
     for number, term in enumerate(batch.prepared.terms):
         tensors[f"terms.{number}.advantage_N"] = term.advantage_N
         tensors[f"terms.{number}.weight_N"] = term.weight_N
@@ -63,7 +66,7 @@ def save_batch(path: Path, batch: ReplayBatch) -> None:
     text = {
         "facts": dict(batch.facts),
         "temperature": batch.temperature,
-        "batch": {k: v for k, v in vars(tokens).items() if isinstance(v, bool)},
+        "batch": {k: v for k, v in vars(tokens).items() if isinstance(v, bool | float)},
         "terms": len(batch.prepared.terms),
         "objective": _to_json(batch.objective),
     }
@@ -83,8 +86,9 @@ def load_batch(path: Path) -> ReplayBatch:
         text = json.loads(_text(path).read_text())
         tensors = load_file(_tensors(path))
         tokens = TokenBatch(
-            **{k.removeprefix("batch."): v for k, v in tensors.items() if k.startswith("batch.")},
-            signals={k.removeprefix("signals."): v for k, v in tensors.items() if k.startswith("signals.")},
+            **_under("batch.", tensors),
+            signals=_under("signals.", tensors),
+            sequence_signals=_under("sequence_signals.", tensors),
             **text["batch"],
         )
         terms = tuple(
@@ -95,13 +99,25 @@ def load_batch(path: Path) -> ReplayBatch:
         responses = tensors["response_ids"].split(tensors["response_lengths"].tolist())
         return ReplayBatch(
             ModelInputs(tuple(prompts), tuple(responses)),
-            Prepared(tokens, terms, tensors["update_S"], tensors["kept_S"], Measures()),
+            Prepared(
+                tokens,
+                terms,
+                tensors["regulariser_N"],
+                tensors["update_S"],
+                tensors["kept_S"],
+                tensors["reward_S"],
+                Measures(),
+            ),
             _from_json(text["objective"]),
             text["temperature"],
             text["facts"],
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError("the saved batch cannot be read", where=path, found=error) from error
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _tensors(path: Path) -> Path:

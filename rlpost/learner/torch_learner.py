@@ -165,7 +165,7 @@ class TorchLearner:
             output.loss.backward()
             loss += float(output.loss.detach())
             measures = measures + on_cpu(output.measures)
-        trained = int(prepared.batch.mask_N.sum())
+        trained = int(prepared.trained_N.sum())
         return LocalUpdate(loss, measures, trained, len(bins), oversized(lengths, limit))
 
     def export_weights(self, version: int) -> WeightBundle:

@@ -142,6 +142,13 @@ _SIGNAL = (
         low=0.05,
     ),
     Metric(
+        "signal/nonzero_response_share",
+        "share",
+        "sampled responses with an advantage ≠ 0, before any selection that reads advantages / sampled "
+        "responses (DCPO calls it response utilisation ratio)",
+        "near `signal/informative_group_share`, or above it with per-prompt statistics",
+    ),
+    Metric(
         "signal/nonzero_advantage_share",
         "share",
         "trained tokens with advantage ≠ 0 / trained tokens",
@@ -228,6 +235,13 @@ _MISMATCH = (
         "mean over trained, sampled tokens of |old − behaviour|",
         "below 1e-4 in float32, below 0.02 in bfloat16",
         high=0.05,
+    ),
+    Metric(
+        "mismatch/unknown_tokens",
+        "tokens",
+        "sampled tokens whose log-prob the sampler gave as NaN; their w counts as 1",
+        "0",
+        high=0.0,
     ),
     Metric(
         "mismatch/logprob_gap_max",

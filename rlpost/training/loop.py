@@ -109,7 +109,7 @@ def update(
     skipped = 0
     for index_S in prepared.updates():
         part = prepared.rows(index_S)
-        if not objective.regularisers and not any(bool((t.advantage_N != 0).any()) for t in part.terms):
+        if not objective.regularisers and not part.has_signal:
             skipped += 1
             continue
         reports.append(learners.update(data.inputs, part, objective, temperature(stage)))

@@ -45,7 +45,7 @@ def test_equal_rewards_give_exactly_zero_also_without_an_epsilon() -> None:
 def test_dropping_uniform_groups_leaves_demonstrations_in() -> None:
     keep = PARTS["selection"]["drop_uniform"]()
     batch = batch_of([1] * 4, groups=[0, 0, 1, 2], rewards=[1.0, 1.0, 0.0, 0.0], demonstrations=[3])
-    assert keep(batch).tolist() == [False, False, False, True]
+    assert keep(batch, torch.zeros(0)).keep_S.tolist() == [False, False, False, True]
 
 
 @pytest.mark.parametrize("name", GROUP_ADVANTAGES)
@@ -78,7 +78,7 @@ def test_the_batch_baseline_cancels_equal_rewards_and_ignores_demonstrations() -
 def test_rewards_that_differ_only_by_rounding_size_still_count_as_different() -> None:
     keep = PARTS["selection"]["drop_uniform"]()
     batch = batch_of([1, 1], rewards=[1.0, 1.0 + 1e-15])
-    assert keep(batch).tolist() == [True, True]
+    assert keep(batch, torch.zeros(0)).keep_S.tolist() == [True, True]
 
 
 def test_an_empty_response_keeps_its_reward_in_the_group_and_leaves_the_denominators() -> None:

@@ -18,7 +18,9 @@ from rlpost.estimator import (
     Entropy,
     advantage,
     aggregation,
+    correction,
     denominator,
+    gate,
     granularity,
     mask,
     regulariser,
@@ -32,6 +34,8 @@ PROTOCOLS: dict[str, type] = {
     "granularity": granularity.Granularity,
     "mask": mask.Mask,
     "aggregation": aggregation.Aggregation,
+    "correction": correction.Correction,
+    "gate": gate.Gate,
     "shaping": shaping.Shaping,
     "selection": selection.Selection,
     "regulariser": regulariser.Regulariser,
@@ -101,7 +105,9 @@ def test_every_row_says_what_it_is_and_where_it_is_published(name: str) -> None:
     parts = {type(p) for kinds in PARTS.values() for p in (kind() for kind in kinds.values())}
     for term in row.objective.terms:
         used = (term.advantage, term.denominator, term.granularity, term.mask, term.aggregation)
-        assert {type(p) for p in (*used, *term.shaping, row.objective.selection)} <= parts
+        assert {
+            type(p) for p in (*used, term.gate, *term.shaping, *term.correction, *row.objective.selection)
+        } <= parts
 
 
 def test_public_names_exist_once() -> None:

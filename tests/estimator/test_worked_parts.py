@@ -66,7 +66,8 @@ def test_two_right_of_eight_give_the_published_advantages(
 
 
 def test_dynamic_sampling_keeps_the_two_groups_whose_rewards_differ() -> None:
-    keep_S = PARTS["selection"]["drop_uniform"]()(batch_of(**GROUPS_BATCH))
+    batch = batch_of(**GROUPS_BATCH)
+    keep_S = PARTS["selection"]["drop_uniform"]()(batch, torch.zeros(batch.N)).keep_S
     assert keep_S.tolist() == [True] * 8 + [False] * 4
 
 

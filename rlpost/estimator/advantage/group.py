@@ -1,14 +1,12 @@
-"""Advantages: how good was each response, relative to what?
+"""Advantages that compare a response with the others of its prompt.
 
-Every part maps a batch (whose `reward_S` is already shaped) to `advantage_N` [N], constant
-over the tokens of a sequence unless its docstring says otherwise, and without gradient.
 A group without signal (one member, or equal rewards) gets exactly 0.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,68 +15,12 @@ from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.segments import Groups
 
 
-class Advantage(Protocol):
-    """Maps a batch to one advantage per token."""
-
-    signals: ClassVar[frozenset[str]]
-    needs_group: ClassVar[bool]
-
-    def __call__(self, batch: TokenBatch) -> Tensor:
-        """`advantage_N`, float64 [N]."""
-        ...
-
-    @property
-    def formula(self) -> str:
-        """In the notation of the papers."""
-        ...
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A = value, whatever the reward: supervised learning (unified-hpt.md, table 1: SFT has A = 1)."""
-
-    value: float = 1.0
-    signals: ClassVar[frozenset[str]] = frozenset()
-    needs_group: ClassVar[bool] = False
-
-    def __call__(self, batch: TokenBatch) -> Tensor:
-        return torch.full((batch.N,), self.value, dtype=torch.float64, device=batch.mask_N.device)
-
-    @property
-    def formula(self) -> str:
-        return f"A = {self.value:g}"
-
-
-@dataclass(frozen=True)
-class Reward:
-    """A_i = R_i - b: plain REINFORCE (Williams 1992).
-
-    Attributes:
-        baseline: "none" (b = 0) or "batch" (b = mean reward of the batch).
-    """
-
-    baseline: Literal["none", "batch"] = "none"
-    signals: ClassVar[frozenset[str]] = frozenset()
-    needs_group: ClassVar[bool] = False
-
-    def __call__(self, batch: TokenBatch) -> Tensor:
-        reward_S = batch.reward_S
-        if self.baseline == "batch" and batch.S:
-            rollout_S = ~batch.demonstration_S
-            total = torch.where(rollout_S, reward_S, torch.zeros_like(reward_S)).sum()
-            reward_S = reward_S - total / rollout_S.sum().clamp(min=1)
-        return reward_S[batch.sequence_N]
-
-    @property
-    def formula(self) -> str:
-        return "A_i = R_i" if self.baseline == "none" else "A_i = R_i - mean(R over the batch)"
-
-
 @dataclass(frozen=True)
 class LeaveOneOut:
     """A_i = R_i - mean_{j != i} R_j = G/(G-1) (R_i - mean R): RLOO (arXiv 2402.14740)."""
 
     signals: ClassVar[frozenset[str]] = frozenset()
+    sequence_signals: ClassVar[frozenset[str]] = frozenset()
     needs_group: ClassVar[bool] = True
 
     def __call__(self, batch: TokenBatch) -> Tensor:
@@ -97,6 +39,7 @@ class GroupCentred:
     """A_i = R_i - mean R: Dr. GRPO (arXiv 2503.20783)."""
 
     signals: ClassVar[frozenset[str]] = frozenset()
+    sequence_signals: ClassVar[frozenset[str]] = frozenset()
     needs_group: ClassVar[bool] = True
 
     def __call__(self, batch: TokenBatch) -> Tensor:
@@ -121,6 +64,7 @@ class GroupNormalised:
     std: Literal["sample", "population"] = "sample"
     epsilon: float = 1e-6
     signals: ClassVar[frozenset[str]] = frozenset()
+    sequence_signals: ClassVar[frozenset[str]] = frozenset()
     needs_group: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -1,0 +1,54 @@
+"""Advantages that compare with nothing, or with the whole batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from rlpost.estimator.batch import TokenBatch
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A = value, whatever the reward: supervised learning (unified-hpt.md, table 1: SFT has A = 1)."""
+
+    value: float = 1.0
+    signals: ClassVar[frozenset[str]] = frozenset()
+    sequence_signals: ClassVar[frozenset[str]] = frozenset()
+    needs_group: ClassVar[bool] = False
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        return torch.full((batch.N,), self.value, dtype=torch.float64, device=batch.mask_N.device)
+
+    @property
+    def formula(self) -> str:
+        return f"A = {self.value:g}"
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A_i = R_i - b: plain REINFORCE (Williams 1992).
+
+    Attributes:
+        baseline: "none" (b = 0) or "batch" (b = mean reward of the batch).
+    """
+
+    baseline: Literal["none", "batch"] = "none"
+    signals: ClassVar[frozenset[str]] = frozenset()
+    sequence_signals: ClassVar[frozenset[str]] = frozenset()
+    needs_group: ClassVar[bool] = False
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        reward_S = batch.reward_S
+        if self.baseline == "batch" and batch.S:
+            rollout_S = ~batch.demonstration_S
+            total = torch.where(rollout_S, reward_S, torch.zeros_like(reward_S)).sum()
+            reward_S = reward_S - total / rollout_S.sum().clamp(min=1)
+        return reward_S[batch.sequence_N]
+
+    @property
+    def formula(self) -> str:
+        return "A_i = R_i" if self.baseline == "none" else "A_i = R_i - mean(R over the batch)"

@@ -1,0 +1,166 @@
+"""Term: one estimator of the objective, and what is fixed of it before the first update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rlpost.estimator.advantage import Advantage
+from rlpost.estimator.aggregation import Aggregation
+from rlpost.estimator.batch import TokenBatch, token_index
+from rlpost.estimator.correction import Correction, mismatch_log_weight
+from rlpost.estimator.denominator import Denominator
+from rlpost.estimator.gate import Gate, Open
+from rlpost.estimator.granularity import Granularity, TokenRatio
+from rlpost.estimator.mask import Keep, Mask, Masked, Ratios
+from rlpost.estimator.measures import Measures
+from rlpost.estimator.segments import masked
+from rlpost.estimator.shaping import Shaping
+
+
+@dataclass(frozen=True)
+class PreparedTerm:
+    """What a term needs of the whole batch: float64 [N] each, weight 0 on untrained tokens."""
+
+    advantage_N: Tensor
+    weight_N: Tensor
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A term under the current policy; no tensor carries gradient.
+
+    Attributes:
+        ratio_N: pi / pi_den over the granularity's span.
+        decision: the mask's.
+        coefficient_N: m_t A_t pi/pi_den, what multiplies grad log pi, before the token's weight.
+    """
+
+    ratio_N: Tensor
+    decision: Masked
+    coefficient_N: Tensor
+
+
+@dataclass(frozen=True)
+class Term:
+    """One estimator: its parts, the rows it reads, and its weight in the objective."""
+
+    advantage: Advantage
+    denominator: Denominator
+    aggregation: Aggregation
+    granularity: Granularity = TokenRatio()
+    mask: Mask = Keep()
+    shaping: tuple[Shaping, ...] = ()
+    correction: tuple[Correction, ...] = ()
+    gate: Gate = Open()
+    rows: Literal["all", "rollouts", "demonstrations"] = "rollouts"
+    weight: float = 1.0
+
+    @property
+    def signals(self) -> frozenset[str]:
+        """All that the parts read, but for what the denominator reads."""
+        return self.advantage.signals.union(
+            self.mask.signals,
+            self.gate.signals,
+            *(shaping.signals for shaping in self.shaping),
+            *(correction.signals for correction in self.correction),
+        )
+
+    def rows_S(self, batch: TokenBatch) -> Tensor:
+        """bool [S], the sequences this term reads."""
+        if self.rows == "all":
+            return torch.ones_like(batch.demonstration_S)
+        return batch.demonstration_S if self.rows == "demonstrations" else ~batch.demonstration_S
+
+    def advantages(self, batch: TokenBatch) -> tuple[Tensor, Tensor, Measures]:
+        """Shaped rewards and advantages of the rows that this term reads; 0 on the others.
+
+        Returns:
+            (reward_S, advantage_N, measures), float64. Other rows do not enter the group statistics.
+        """
+        rows_S = self.rows_S(batch)
+        if not bool(rows_S.all()):
+            index_S = rows_S.nonzero(as_tuple=True)[0]
+            index_N, _ = token_index(batch.sequence_N, batch.S, index_S)
+            reward_R, advantage_M, measures = self.advantages(batch.rows(index_S))
+            reward_S = batch.reward_S.to(torch.float64).index_copy(0, index_S, reward_R)
+            zero_N = torch.zeros(batch.N, dtype=torch.float64, device=advantage_M.device)
+            return reward_S, zero_N.index_copy(0, index_N, advantage_M), measures
+        reward_S = batch.reward_S
+        for shaping in self.shaping:
+            reward_S = shaping.reward(reward_S, batch)
+        advantage_N = self.advantage(replace(batch, reward_S=reward_S))
+        measures = Measures()
+        for shaping in self.shaping:
+            measures = measures + shaping.measures(advantage_N, batch)
+            advantage_N = shaping.advantage(advantage_N, batch)
+        return reward_S, advantage_N.detach(), measures
+
+    def weights(self, batch: TokenBatch, gate_S: Tensor, keep_N: Tensor, update_S: Tensor) -> Tensor:
+        """The constant factor of every token in the loss, float64 [N].
+
+        Args:
+            gate_S: the gate's weights.
+            keep_N: the tokens that the selection left to the policy loss.
+            update_S: the optimizer update that each sequence belongs to.
+        """
+        row_S = torch.where(self.rows_S(batch), gate_S, 0.0)
+        active_N = batch.mask_N & keep_N & (row_S > 0)[batch.sequence_N]
+        factor_N = row_S[batch.sequence_N]
+        if self.correction:
+            active_N, corrected_N = _corrected(self.correction, active_N, batch)
+            factor_N = factor_N * corrected_N
+        return self.weight * self.aggregation(batch, active_N, update_S) * factor_N
+
+    def evaluate(self, fixed: PreparedTerm, logprob_N: Tensor, batch: TokenBatch) -> Evaluated:
+        """Ratios, the mask's decision and gradient coefficients, from detached log-probs [N]."""
+        advantage_N = fixed.advantage_N.to(logprob_N.dtype)
+        log_ratio_N = masked(self.denominator.log_ratio(logprob_N, batch), batch.mask_N)
+        span = self.granularity(log_ratio_N, advantage_N, batch)
+        ratio_N = torch.exp(span.log_ratio_N)
+        decision = self.mask(Ratios(ratio_N, log_ratio_N, logprob_N, advantage_N), batch)
+        if span.moves_N is not None:
+            decision = replace(decision, multiplier_N=decision.multiplier_N * span.moves_N)
+        coefficient_N = decision.multiplier_N * advantage_N * self.denominator.weight(ratio_N)
+        return Evaluated(ratio_N, decision, coefficient_N)
+
+    def value(self, at: Evaluated, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
+        """The factor of -A in the paper's own loss [N]."""
+        value_N = self.denominator.value(at.ratio_N, logprob_N)
+        if value_N is not None:
+            return at.decision.multiplier_N * value_N
+        share_N = self.granularity.value_share(batch)
+        value_N = at.decision.value_N
+        return value_N if share_N is None else value_N * share_N
+
+    def describe(self) -> list[str]:
+        """The parts, one a line."""
+        gate = [] if isinstance(self.gate, Open) else [f"gate         {self.gate.formula}"]
+        return [
+            *gate,
+            *(f"shaping      {shaping.formula}" for shaping in self.shaping),
+            f"advantage    {self.advantage.formula}",
+            f"denominator  {self.denominator.formula}",
+            f"granularity  {self.granularity.formula}",
+            f"mask         {self.mask.formula}",
+            *(f"correction   {correction.formula}" for correction in self.correction),
+            f"aggregation  {self.aggregation.formula}",
+        ]
+
+
+def _corrected(
+    corrections: Sequence[Correction], active_N: Tensor, batch: TokenBatch
+) -> tuple[Tensor, Tensor]:
+    """Corrections in their order: the tokens that stay in the denominators, and every token's factor."""
+    log_weight_N = mismatch_log_weight(batch)
+    factor_N = torch.ones_like(log_weight_N)
+    for correction in corrections:
+        before_N = factor_N
+        factor_N = correction(log_weight_N, before_N, active_N, batch)
+        if correction.denominators == "renewed":
+            active_N = active_N & ~((before_N > 0) & (factor_N == 0))
+    return active_N, factor_N
