@@ -7,6 +7,7 @@ numbers where the specs give them. `certain` says what the source settles, `ours
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from rlpost.estimator.advantage import Constant, GroupCentred, GroupNormalised, LeaveOneOut, Reward
 from rlpost.estimator.aggregation import (
@@ -23,17 +24,22 @@ from rlpost.estimator.shaping import SoftOverlong
 from rlpost.estimator.term import Term
 
 
+Family = Literal["supervised", "reinforce", "grpo", "sequence", "gates", "dcpo", "pass_at_k", "selection"]
+
+
 @dataclass(frozen=True)
 class Row:
     """One algorithm.
 
     Attributes:
+        family: the page of the documentation that explains it.
         summary: one sentence on what sets it apart.
         source: where it is published.
         certain: what the source settles.
         ours: what it leaves open and we chose.
     """
 
+    family: Family
     summary: str
     objective: Objective
     source: str
@@ -43,6 +49,7 @@ class Row:
 
 ALGORITHMS: dict[str, Row] = {
     "sft": Row(
+        family="supervised",
         summary="maximum likelihood on demonstrations",
         objective=Objective(
             (Term(Constant(1.0), Current(), TokenMean(), rows="demonstrations"),),
@@ -52,6 +59,7 @@ ALGORITHMS: dict[str, Row] = {
         ours="averaged over all demonstration tokens of the update",
     ),
     "reinforce": Row(
+        family="reinforce",
         summary="the reward itself, minus the batch mean, times grad log pi",
         objective=Objective(
             (Term(Reward(baseline="batch"), Current(), SequenceMeanTokenSum()),),
@@ -61,6 +69,7 @@ ALGORITHMS: dict[str, Row] = {
         ours="the batch mean as baseline",
     ),
     "rloo": Row(
+        family="reinforce",
         summary="each response against the mean of its siblings; the response is one action",
         objective=Objective(
             (Term(LeaveOneOut(), Current(), SequenceMeanTokenSum()),),
@@ -70,6 +79,7 @@ ALGORITHMS: dict[str, Row] = {
         ours="no KL unless asked for (shaping kl_in_reward); no ratio, so one update per step",
     ),
     "grpo": Row(
+        family="grpo",
         summary="group-normalised rewards with PPO's clip, averaged per sequence",
         objective=Objective(
             (Term(GroupNormalised(), Old(), SequenceMeanTokenMean(), mask=Clip(0.2, 0.2)),),
@@ -79,6 +89,7 @@ ALGORITHMS: dict[str, Row] = {
         ours="unbiased standard deviation, epsilon 1e-6; no KL unless asked for",
     ),
     "dr_grpo": Row(
+        family="grpo",
         summary="GRPO without its two biases: no std, no division by the response length",
         objective=Objective(
             (Term(GroupCentred(), Old(), SequenceSumOverConstant(), mask=Clip(0.2, 0.2)),),
@@ -88,6 +99,7 @@ ALGORITHMS: dict[str, Row] = {
         ours="the constant is the run's maximum response length",
     ),
     "dapo": Row(
+        family="grpo",
         summary="clip-higher, token mean, uniform groups dropped, soft overlong punishment",
         objective=Objective(
             (
