@@ -32,7 +32,7 @@ def test_every_shipped_reward_passes_its_own_cases(name):
 
 
 def test_names_are_the_files_and_their_aliases():
-    assert rewards.names() == ["exact_match", "format_tags", "gsm8k", "math", "math_answer"]
+    assert rewards.names() == ["countdown", "exact_match", "format_tags", "gsm8k", "math", "math_answer"]
     assert rewards.find("math") == rewards.find("math_answer") == Path(math_answer.__file__)
     assert rewards.find("no_such_reward") is None
 

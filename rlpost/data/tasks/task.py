@@ -15,8 +15,9 @@ from rlpost.errors import ConfigError
 class Task(Section):
     """A synthetic dataset; its fields are the keys of `data.task_options`.
 
-    Rows have the columns "prompt", "answer" and "demonstration". The splits "train" and "test"
-    share no problem, and "test" holds the same problems in the same order whatever the seed.
+    Rows have the columns "prompt", "answer" and "demonstration", and others that a reward reads. The
+    splits "train" and "test" share no problem, and "test" holds the same problems in the same order
+    whatever the seed.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
