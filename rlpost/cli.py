@@ -251,6 +251,63 @@ def algorithms(
 
 
 @app.command()
+def compare(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CONFIG ... [KEY=VALUE ...]",
+            help="Recipes, and keys to change in all of them. Without --arms every recipe is one arm, "
+            "with it one task.",
+            show_default=False,
+        ),
+    ],
+    arms: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="YAML, arm name to `algorithm`: every task is trained with every arm."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each arm; intervals are over them.")] = 3,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Trainings at the same time; the number of cores without it.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="The directory; a comparison there is continued. Without it a new one under runs/."
+        ),
+    ] = None,
+    deadline_s: Annotated[
+        float, typer.Option(min=1.0, help="Seconds that one training may take; past them it is killed.")
+    ] = 3600.0,
+    different_budgets: Annotated[
+        bool, typer.Option("--different-budgets", help="Compare arms of unequal budget all the same.")
+    ] = False,
+) -> None:
+    """Train several arms with the same budget over several seeds, and write one report.
+
+    \b
+    rlpost compare grpo.yaml rloo.yaml --seeds 5
+    rlpost compare configs/quickstart.yaml --arms configs/lab/arms.yaml stages.rl.train.steps=100
+    """
+    from rlpost.comparison import compare
+
+    overrides = [text for text in arguments if "=" in text and not Path(text).exists()]
+    recipes = [Path(text) for text in arguments if text not in overrides]
+    with _interruptible("the same command goes on where this one stopped, with --output as printed above"):
+        compare(
+            recipes,
+            overrides,
+            arms_file=arms,
+            seeds=seeds,
+            jobs=jobs,
+            output=output,
+            deadline_s=deadline_s,
+            different_budgets=different_budgets,
+        )
+
+
+@app.command()
 def replay(
     run_dir: RunDir,
     step: Annotated[int, typer.Option(min=1, help="The step whose saved rollouts are learned from again.")],

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from rlpost.errors import UserError
 
 if TYPE_CHECKING:
     from rlpost.data import RewardResult
+    from rlpost.estimator import Row
     from rlpost.evaluation import RegradeReport
 
 
@@ -24,17 +27,7 @@ def algorithm_table(name: str | None, as_json: bool) -> str:
         raise UserError(f"there is no algorithm {name!r}", needed=f"one of {', '.join(ALGORITHMS)}")
     rows = {key: row for key, row in ALGORITHMS.items() if name in (None, key)}
     if as_json:
-        fields = {
-            key: {
-                "summary": row.summary,
-                "source": row.source,
-                "certain": row.certain,
-                "ours": row.ours,
-                "objective": row.objective.describe().splitlines(),
-            }
-            for key, row in rows.items()
-        }
-        return json.dumps(fields, indent=2)
+        return json.dumps({key: row_as_json(row) for key, row in rows.items()}, indent=2)
     if name is None:
         width = max(map(len, rows)) + 2
         lines = [f"{key:{width}s}{row.summary}" for key, row in rows.items()]
@@ -46,6 +39,54 @@ def algorithm_table(name: str | None, as_json: bool) -> str:
         f"{name}: {row.summary}\n\n{row.objective.describe()}\n\n"
         f"source       {row.source}\ncertain      {row.certain}\nours         {row.ours}"
     )
+
+
+def row_as_json(row: Row) -> dict[str, Any]:
+    """Every field of a row: its texts as they are, its objective as formula lines and as parts."""
+    texts = {
+        field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "objective"
+    }
+    return texts | {
+        "objective": row.objective.describe().splitlines(),
+        "parts": list(_parts("objective", row.objective, None)),
+    }
+
+
+def _parts(axis: str, value: Any, term: int | None) -> Iterator[dict[str, Any]]:
+    """The parts in an objective: whatever has a formula; terms are numbered from 1."""
+    from rlpost.estimator import PARTS
+
+    if isinstance(value, tuple):
+        for number, item in enumerate(value, start=1):
+            yield from _parts(axis, item, number if axis == "terms" else term)
+    elif hasattr(value, "formula"):
+        names = {kind: name for name, kind in PARTS.get(axis, {}).items()}
+        yield {
+            "term": term,
+            "axis": axis,
+            "kind": names.get(type(value), type(value).__name__),
+            "options": _options(value),
+            "formula": value.formula,
+        }
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _parts(field.name, getattr(value, field.name), term)
+
+
+def _options(part: Any) -> dict[str, Any]:
+    """A part's fields as plain data; parts inside a part become their own options."""
+    if not dataclasses.is_dataclass(part):
+        return {}
+    values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {type(value).__name__: _options(value)}
+    if isinstance(value, tuple | list | frozenset | set):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
 def regraded(report: RegradeReport) -> str:

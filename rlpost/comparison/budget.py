@@ -1,0 +1,72 @@
+"""What the arms of a task must have in common, and the words for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlpost.config.schema import RunConfig
+
+SIZES = ("steps", "prompts_per_step", "samples_per_prompt", "updates_per_step")
+ABSENT = "not there"
+
+
+def budget(config: RunConfig) -> dict[str, Any]:
+    """The task and budget of a recipe as flat, dotted keys.
+
+    The model, the evaluation, and of every stage its source, data, rollout, rewards and sizes.
+    The algorithm and the optimizer are what a comparison may vary.
+    """
+    tree: dict[str, Any] = {
+        "model": config.model.model_dump(mode="json"),
+        "evaluation": config.evaluation.model_dump(mode="json"),
+    }
+    for index, stage in enumerate(config.stages):
+        values = stage.model_dump(mode="json", include={"source", "data", "rollout", "rewards"})
+        values["train"] = {size: getattr(stage.train, size) for size in SIZES}
+        tree[f"stages.{index}"] = values
+    return dict(_flatten("", tree))
+
+
+def budget_differences(configs: Mapping[str, RunConfig]) -> list[str]:
+    """`key: value in arm, value in arm` for each key on which the arms do not agree.
+
+    Args:
+        configs: by the arm's name.
+    """
+    budgets = {arm: budget(config) for arm, config in configs.items()}
+    lines = []
+    for key in dict.fromkeys(key for values in budgets.values() for key in values):
+        found: dict[str, list[str]] = {}
+        for arm, values in budgets.items():
+            text = json.dumps(values[key]) if key in values else ABSENT
+            found.setdefault(text, []).append(arm)
+        if len(found) > 1:
+            values = "; ".join(f"{text} in {', '.join(arms)}" for text, arms in found.items())
+            lines.append(f"{key}: {values}")
+    return lines
+
+
+def budget_text(config: RunConfig, skip: int = 0) -> list[str]:
+    """One line for each stage after the first `skip`: its sizes with their arithmetic."""
+    lines = []
+    for stage in config.stages[skip:]:
+        train = stage.train
+        samples = train.steps * train.prompts_per_step * train.samples_per_prompt
+        updates = train.steps * train.updates_per_step
+        what = "samples" if stage.source == "rollouts" else "demonstrations"
+        lines.append(
+            f"stage {stage.name}: {train.steps} steps x {train.prompts_per_step} prompts x "
+            f"{train.samples_per_prompt} = {samples:,} {what}, {updates:,} updates"
+        )
+    return lines
+
+
+def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, child in value.items():
+            yield from _flatten(f"{prefix}.{key}".lstrip("."), child)
+    else:
+        yield prefix, value
