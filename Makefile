@@ -56,6 +56,8 @@ lock:
 
 docs: $(VENV)/core.stamp
 	$(BIN)/python -m rlpost.config.reference > docs/configuration.md
+	$(BIN)/python -m rlpost.monitor.metrics > docs/metrics.md
+	$(BIN)/python -m rlpost.config.algorithm_pages docs/algorithms
 
 clean:
 	rm -rf $(VENV) *.egg-info build dist
