@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 SIZES = ("steps", "prompts_per_step", "samples_per_prompt", "updates_per_step")
 ABSENT = "not there"
+NO_DIFFERENCE = ("name", "output", "seed")
+"""Keys that a comparison sets itself."""
 
 
 def budget(config: RunConfig) -> dict[str, Any]:
@@ -31,21 +33,36 @@ def budget(config: RunConfig) -> dict[str, Any]:
 
 
 def budget_differences(configs: Mapping[str, RunConfig]) -> list[str]:
-    """`key: value in arm, value in arm` for each key on which the arms do not agree.
+    """`key: value in arm, value in arm` for each key of the budget on which the arms do not agree.
 
     Args:
         configs: by the arm's name.
     """
-    budgets = {arm: budget(config) for arm, config in configs.items()}
+    return _differences({arm: budget(config) for arm, config in configs.items()})
+
+
+def other_differences(configs: Mapping[str, RunConfig]) -> list[str]:
+    """The same for all other keys but the algorithm's: what else an arm's result may come from."""
+    others = {}
+    for arm, config in configs.items():
+        tree = config.model_dump(mode="json", exclude={*NO_DIFFERENCE, "stages"})
+        for index, stage in enumerate(config.stages):
+            tree[f"stages.{index}"] = stage.model_dump(mode="json", exclude={"name", "algorithm"})
+        inside = budget(config)
+        others[arm] = {key: value for key, value in _flatten("", tree) if key not in inside}
+    return _differences(others)
+
+
+def _differences(values_by_arm: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
-    for key in dict.fromkeys(key for values in budgets.values() for key in values):
+    for key in dict.fromkeys(key for values in values_by_arm.values() for key in values):
         found: dict[str, list[str]] = {}
-        for arm, values in budgets.items():
+        for arm, values in values_by_arm.items():
             text = json.dumps(values[key]) if key in values else ABSENT
             found.setdefault(text, []).append(arm)
         if len(found) > 1:
-            values = "; ".join(f"{text} in {', '.join(arms)}" for text, arms in found.items())
-            lines.append(f"{key}: {values}")
+            words = "; ".join(f"{text} in {', '.join(arms)}" for text, arms in found.items())
+            lines.append(f"{key}: {words}")
     return lines
 
 

@@ -97,10 +97,13 @@ def _task(task: TaskResult, seeds: int, drawn: int) -> tuple[str, int]:
     """The part about a task, and how many charts the page has after it."""
     budget = [f"shared, trained once a seed: {line}" for line in task.shared]
     budget += [f"each run: {line}" for line in task.budget]
+    budget += [f"besides the algorithm, the arms differ in {line}" for line in task.varied]
     lines = "".join(f"<li>{escape(line)}</li>" for line in budget)
     charts, drawn = _charts(task, drawn)
     parts = [f'<ul class="plain">{lines}</ul>', _numbers(task, seeds), _differences(task), charts]
-    if task.k is None:
+    if not any(arm.curves.get("accuracy") for arm in task.arms):
+        parts.append("<p>Nothing was evaluated: evaluation.data names held-out problems.</p>")
+    elif task.k is None:
         parts.append("<p>evaluation.samples_per_problem=8 would add pass@8.</p>")
     return "".join(parts), drawn
 

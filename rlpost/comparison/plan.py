@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlpost.comparison.budget import budget_differences
+from rlpost.comparison.budget import budget_differences, other_differences
 from rlpost.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -47,12 +47,14 @@ class Task:
         arms: in the order given; the first is the one the others are measured against.
         shared: leading stages that all arms have in common; trained once per seed.
         differences: where the arms' budgets differ, one line each; () when they agree.
+        varied: the same for keys that may differ, such as learning rates.
     """
 
     name: str
     arms: tuple[Arm, ...]
     shared: int
     differences: tuple[str, ...]
+    varied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,8 @@ def shared_stages(configs: Sequence[RunConfig]) -> int:
 
 
 def _task(name: str, arms: tuple[Arm, ...], different_budgets: bool) -> Task:
-    differences = budget_differences({arm.name: arm.config for arm in arms})
+    configs = {arm.name: arm.config for arm in arms}
+    differences = budget_differences(configs)
     if differences and not different_budgets:
         raise UserError(
             "the arms do not have the same task and budget",
@@ -216,7 +219,8 @@ def _task(name: str, arms: tuple[Arm, ...], different_budgets: bool) -> Task:
             needed="equal values, or the comparison says little",
             remedy="make them equal, or add --different-budgets to compare all the same",
         )
-    return Task(name, arms, shared_stages([arm.config for arm in arms]), tuple(differences))
+    shared = shared_stages(list(configs.values()))
+    return Task(name, arms, shared, tuple(differences), tuple(other_differences(configs)))
 
 
 def _names(recipes: Sequence[Path], configs: Sequence[RunConfig]) -> list[str]:

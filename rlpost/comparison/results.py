@@ -71,6 +71,7 @@ class TaskResult:
         budget: of one run, a line for each stage that an arm trains itself; the first arm's.
         shared: lines for the stages that all arms share.
         budget_differences: a line for each difference between the arms' budgets.
+        varied: a line for each other difference between their recipes, the algorithm excepted.
         k: of the pass@k that is shown; None when only one sample a problem was taken.
         steps_per_point: steps that one point of a curve averages, evaluations excepted.
         arms: in the order given.
@@ -80,6 +81,7 @@ class TaskResult:
     budget: Sequence[str]
     shared: Sequence[str]
     budget_differences: Sequence[str]
+    varied: Sequence[str]
     k: int | None
     steps_per_point: int
     arms: Sequence[ArmResult]
@@ -128,7 +130,14 @@ def _task_result(task: Task, records: Sequence[RunRecord]) -> TaskResult:
     config = task.arms[0].config
     whole = budget_text(config)
     return TaskResult(
-        task.name, whole[task.shared :], whole[: task.shared], task.differences, k, width, tuple(arms)
+        name=task.name,
+        budget=whole[task.shared :],
+        shared=whole[: task.shared],
+        budget_differences=task.differences,
+        varied=task.varied,
+        k=k,
+        steps_per_point=width,
+        arms=arms,
     )
 
 

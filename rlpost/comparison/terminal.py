@@ -48,6 +48,7 @@ def _task_lines(task: Task) -> list[str]:
     lines = [f"task {task.name}", f"  arms      {', '.join(names)}; differences are to {names[0]}"]
     lines += [f"  shared    {line}; trained once a seed" for line in budget[: task.shared]]
     lines += [f"  each run  {line}" for line in budget[task.shared :]]
+    lines += [f"  differ in {line}" for line in task.varied]
     lines += [f"  warning: budgets differ: {line}" for line in task.differences]
     return lines
 
