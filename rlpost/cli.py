@@ -255,7 +255,7 @@ def compare(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="CONFIG ... [KEY=VALUE ...]",
+            metavar="CONFIG|KEY=VALUE",
             help="Recipes, and keys to change in all of them. Without --arms every recipe is one arm, "
             "with it one task.",
             show_default=False,

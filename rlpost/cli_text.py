@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rlpost.errors import UserError
@@ -29,16 +29,22 @@ def algorithm_table(name: str | None, as_json: bool) -> str:
     if as_json:
         return json.dumps({key: row_as_json(row) for key, row in rows.items()}, indent=2)
     if name is None:
-        width = max(map(len, rows)) + 2
-        lines = [f"{key:{width}s}{row.summary}" for key, row in rows.items()]
-        return "\n".join(
-            [*lines, "", "`rlpost algorithms NAME` prints the parts, the formulas and the source."]
-        )
+        advice = "`rlpost algorithms NAME` prints the parts, the formulas and the source."
+        return "\n".join([*_table_lines(rows), advice])
     row = rows[name]
     return (
         f"{name}: {row.summary}\n\n{row.objective.describe()}\n\n"
         f"source       {row.source}\ncertain      {row.certain}\nours         {row.ours}"
     )
+
+
+def _table_lines(rows: Mapping[str, Row]) -> Iterator[str]:
+    """Name and summary of each row, family by family."""
+    width = max(map(len, rows)) + 2
+    for family in dict.fromkeys(row.family for row in rows.values()):
+        yield f"{family}:"
+        yield from (f"  {name:{width}s}{row.summary}" for name, row in rows.items() if row.family == family)
+        yield ""
 
 
 def row_as_json(row: Row) -> dict[str, Any]:

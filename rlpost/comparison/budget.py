@@ -10,20 +10,21 @@ if TYPE_CHECKING:
     from rlpost.config.schema import RunConfig
 
 SIZES = ("steps", "prompts_per_step", "samples_per_prompt", "updates_per_step")
-ABSENT = "not there"
+COUNT = "number of stages"
 NO_DIFFERENCE = ("name", "output", "seed")
 """Keys that a comparison sets itself."""
 
 
 def budget(config: RunConfig) -> dict[str, Any]:
-    """The task and budget of a recipe as flat, dotted keys.
+    """The task and budget of a recipe as flat, dotted keys; stages by index.
 
-    The model, the evaluation, and of every stage its source, data, rollout, rewards and sizes.
-    The algorithm and the optimizer are what a comparison may vary.
+    The model, the evaluation, how many stages there are, and of every stage its source, data, rollout,
+    rewards and sizes. The algorithm and the optimizer are what a comparison may vary.
     """
     tree: dict[str, Any] = {
         "model": config.model.model_dump(mode="json"),
         "evaluation": config.evaluation.model_dump(mode="json"),
+        COUNT: len(config.stages),
     }
     for index, stage in enumerate(config.stages):
         values = stage.model_dump(mode="json", include={"source", "data", "rollout", "rewards"})
@@ -54,15 +55,17 @@ def other_differences(configs: Mapping[str, RunConfig]) -> list[str]:
 
 
 def _differences(values_by_arm: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Over the keys that all arms have: a stage that only some have is in the number of stages."""
+    shared = set.intersection(*(set(values) for values in values_by_arm.values()))
     lines = []
-    for key in dict.fromkeys(key for values in values_by_arm.values() for key in values):
+    for key in next(iter(values_by_arm.values())):
         found: dict[str, list[str]] = {}
         for arm, values in values_by_arm.items():
-            text = json.dumps(values[key]) if key in values else ABSENT
-            found.setdefault(text, []).append(arm)
-        if len(found) > 1:
-            words = "; ".join(f"{text} in {', '.join(arms)}" for text, arms in found.items())
-            lines.append(f"{key}: {words}")
+            found.setdefault(json.dumps(values.get(key)), []).append(arm)
+        if key in shared and len(found) > 1:
+            lines.append(
+                f"{key}: " + "; ".join(f"{text} in {', '.join(arms)}" for text, arms in found.items())
+            )
     return lines
 
 

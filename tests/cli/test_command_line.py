@@ -63,6 +63,15 @@ def test_a_mistake_of_the_user_is_one_message_on_stderr_with_status_2(project_ro
         (("algorithms", "grop"), "there is no algorithm 'grop'"),
         (("replay", "missing", "--step", "1"), "missing"),
         (("report", "missing"), "missing"),
+        (("compare", "configs/nothing.yaml", "--arms", "configs/lab/arms.yaml"), "configs/nothing.yaml"),
+        (("compare", "configs/quickstart.yaml", "--arms", "missing.yaml"), "missing.yaml"),
+        (("compare", "configs/quickstart.yaml"), "nothing to compare it with"),
+        (("compare", "configs/quickstart.yaml", "configs/quickstart.yaml"), "two recipes have the same name"),
+        (
+            ("compare", "configs/quickstart.yaml", "configs/gsm8k.yaml"),
+            "the same task and budget",
+        ),
+        (("compare", "seed=3"), "at least one CONFIG"),
     ],
 )
 def test_bad_input_ends_with_status_2_and_no_traceback(rlpost, arguments, message):
@@ -138,13 +147,39 @@ def test_explain_prints_the_batch_arithmetic(rlpost):
 
 def test_algorithms_prints_the_table_a_row_or_json(rlpost):
     _, table, _ = rlpost("algorithms")
-    assert table.splitlines()[0].startswith("sft ")
+    assert table.splitlines()[0] == "supervised:"
+    assert table.splitlines()[1].startswith("  sft ")
     _, row, _ = rlpost("algorithms", "grpo")
     assert row.startswith("grpo: ")
     assert "advantage    A_i = (R_i - mean(R)) / (std_sample(R) + 1e-06)" in row
     _, text, _ = rlpost("algorithms", "--json")
     assert json.loads(text)["dapo"]["source"] == "arXiv 2503.14476"
     assert list(json.loads(rlpost("algorithms", "rloo", "--json")[1])) == ["rloo"]
+
+
+def test_algorithms_as_json_names_every_part_with_its_axis_kind_options_and_formula(rlpost):
+    dapo = json.loads(rlpost("algorithms", "dapo", "--json")[1])["dapo"]
+    assert dapo["family"] == "grpo"
+    assert dapo["certain"].startswith("clip 0.2/0.28")
+    parts = {part["axis"]: part for part in dapo["parts"]}
+    assert parts["mask"]["term"] == 1
+    assert parts["mask"]["kind"] == "clip"
+    assert parts["mask"]["options"] == {"low": 0.2, "high": 0.28}
+    assert parts["advantage"]["formula"] == "A_i = (R_i - mean(R)) / (std_sample(R) + 1e-06)"
+    assert parts["selection"]["kind"] == "drop_uniform"
+    assert parts["selection"]["term"] is None
+
+
+def test_every_row_of_the_json_can_be_composed_from_its_parts_names(rlpost):
+    from rlpost.estimator import ALGORITHMS, PARTS
+
+    rows = json.loads(rlpost("algorithms", "--json")[1])
+    assert list(rows) == list(ALGORITHMS)
+    for name, row in rows.items():
+        for part in row["parts"]:
+            known = PARTS.get(part["axis"])
+            assert known is None or part["kind"] in known, (name, part)
+            assert part["formula"]
 
 
 def test_score_prints_the_outcomes_and_writes_each_row(rlpost, tmp_path):
@@ -163,7 +198,8 @@ def test_score_prints_the_outcomes_and_writes_each_row(rlpost, tmp_path):
 def test_help_shows_every_command_and_an_example(rlpost):
     status, out, _ = rlpost("--help")
     assert status == 0
-    for command in ("train", "eval", "regrade", "score", "explain", "algorithms", "replay", "report"):
+    commands = "train eval regrade score explain algorithms compare replay report"
+    for command in commands.split():
         assert f" {command} " in out
         status, page, _ = rlpost(command, "--help")
         assert status == 0, page
