@@ -9,7 +9,7 @@ trained tokens is not counted anywhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -128,3 +128,83 @@ class SequenceSumOverConstant:
     def formula(self) -> str:
         constant = "max_response_tokens" if self.constant is None else f"{self.constant:g}"
         return f"mean_i (1/C) sum_t L, C = {constant}"
+
+
+@dataclass(frozen=True)
+class SequenceSumTokenMean:
+    """sum over sequences of mean_t L: DCPO's only-token mean (arXiv 2509.02333, eq. 8).
+
+    Attributes:
+        scale: "sum" adds up all responses of the update, over its prompts too (the paper does not
+            write that reduction; its advantages already carry the weights). "mean_over_responses"
+            divides by their number, which makes it the mean over sequences.
+    """
+
+    scale: Literal["sum", "mean_over_responses"] = "sum"
+
+    def __call__(self, batch: TokenBatch, mask_N: Tensor, update_S: Tensor) -> Tensor:
+        if self.scale == "mean_over_responses":
+            return SequenceMeanTokenMean()(batch, mask_N, update_S)
+        return _spread(1.0 / trained_length(batch, mask_N).clamp(min=1.0), batch, mask_N)
+
+    @property
+    def formula(self) -> str:
+        return f"{'sum_i' if self.scale == 'sum' else 'mean_i'} (1/n_i) sum_t L"
+
+
+@dataclass(frozen=True)
+class PromptMean:
+    """mean over prompts of an average inside each prompt: (1/N_q) sum_q agg_q L.
+
+    N_q counts the prompts that have a live token in the update, in rows of any kind and whether or
+    not this term trains on them. Terms over different rows of one batch so share their N_q, and a
+    prompt counts once whichever of them it feeds (unified-hpt.md, section 3.5).
+
+    Attributes:
+        inside: the average over the prompt's own tokens and sequences.
+        constant: C of "sequence_sum_over_constant"; None takes the run's maximum response length.
+    """
+
+    inside: Literal[
+        "token_mean",
+        "token_sum",
+        "sequence_mean_token_sum",
+        "sequence_mean_token_mean",
+        "sequence_sum_over_constant",
+    ] = "token_mean"
+    constant: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.constant is not None and self.inside != "sequence_sum_over_constant":
+            raise ValueError(f"constant has no meaning with inside {self.inside!r}")
+        _ = self._inner
+
+    @property
+    def _inner(self) -> Aggregation:
+        if self.inside == "sequence_sum_over_constant":
+            return SequenceSumOverConstant(self.constant)
+        return _INSIDE[self.inside]
+
+    def __call__(self, batch: TokenBatch, mask_N: Tensor, update_S: Tensor) -> Tensor:
+        _, group_S = torch.unique(batch.group_S, return_inverse=True)
+        width = int(group_S.max()) + 1 if group_S.numel() else 1
+        prompts, prompt_S = torch.unique(update_S * width + group_S, return_inverse=True)
+        inside_N = self._inner(batch, mask_N, prompt_S)
+        live_S = (trained_length(batch, batch.mask_N) > 0).to(torch.float64)
+        live_P = segment_sum(live_S, prompt_S, prompts.shape[0]) > 0
+        update_P = torch.div(prompts, width, rounding_mode="floor")
+        count = int(update_S.max()) + 1 if update_S.numel() else 0
+        prompts_U = segment_sum(live_P, update_P, count).clamp(min=1.0)
+        return inside_N / prompts_U[update_S][batch.sequence_N]
+
+    @property
+    def formula(self) -> str:
+        return f"mean over prompts of [{self._inner.formula}]"
+
+
+_INSIDE: dict[str, Aggregation] = {
+    "token_mean": TokenMean(),
+    "token_sum": TokenSum(),
+    "sequence_mean_token_sum": SequenceMeanTokenSum(),
+    "sequence_mean_token_mean": SequenceMeanTokenMean(),
+}

@@ -7,7 +7,7 @@ ratio; the paper's loss value uses it in its own way (`value`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -53,6 +53,11 @@ def _old(logprob_N: Tensor, batch: TokenBatch) -> Tensor:
     if batch.on_policy:
         return torch.zeros_like(logprob_N)
     return _difference(logprob_N, batch.signal("old_logprob").to(logprob_N.dtype))
+
+
+def _of_one(logprob_N: Tensor) -> Tensor:
+    """The log ratio to pi_den = 1."""
+    return logprob_N.clamp(min=-LOG_RATIO_BOUND)
 
 
 class _Ratio:
@@ -149,14 +154,58 @@ class Clipped:
 
 
 @dataclass(frozen=True)
-class Unit(_Ratio):
-    """pi_den = 1: off-policy data of unknown probability (LUFFY, SRFT; unified-hpt.md table 1)."""
+class Unit:
+    """pi_den = 1: off-policy data of unknown probability (LUFFY, SRFT; unified-hpt.md table 1).
 
+    The gradient is that of -A pi, and of DFT's -A sg(pi) log pi: supervised tokens weighted by
+    their own probability.
+
+    Attributes:
+        loss: the value reported: "probability" (-A pi, SRFT) or "log_probability" (-A pi log pi, DFT).
+    """
+
+    loss: Literal["probability", "log_probability"] = "probability"
     signals: ClassVar[frozenset[str]] = frozenset()
+    is_current: ClassVar[bool] = False
 
     def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
-        return logprob_N.clamp(min=-LOG_RATIO_BOUND)
+        return _of_one(logprob_N)
+
+    def weight(self, ratio_N: Tensor) -> Tensor:
+        return ratio_N
+
+    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor | None:
+        return None if self.loss == "probability" else ratio_N * logprob_N
 
     @property
     def formula(self) -> str:
-        return "pi_den = 1"
+        return "pi_den = 1" if self.loss == "probability" else "pi_den = 1, loss -A sg(pi) log pi"
+
+
+@dataclass(frozen=True)
+class ShapedUnit:
+    """pi_den = 1 under LUFFY's shaping: the loss is -A f(pi), f(x) = x / (x + constant) (arXiv 2504.14945).
+
+    f'(pi) = constant / (pi + constant)^2 lifts the gradient of rare tokens; nothing is clipped.
+    """
+
+    constant: float = 0.1
+    signals: ClassVar[frozenset[str]] = frozenset()
+    is_current: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.constant <= 0:
+            raise ValueError(f"constant must be above 0, found {self.constant:g}")
+
+    def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
+        return _of_one(logprob_N)
+
+    def weight(self, ratio_N: Tensor) -> Tensor:
+        return self.constant * ratio_N / (ratio_N + self.constant).square()
+
+    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor:
+        return ratio_N / (ratio_N + self.constant)
+
+    @property
+    def formula(self) -> str:
+        return f"pi_den = 1 / f'(pi), f(x) = x / (x + {self.constant:g})"

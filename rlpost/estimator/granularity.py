@@ -94,3 +94,41 @@ class SequenceRatio:
     def formula(self) -> str:
         inner = "mean_t" if self.mean == "geometric" else "sum_t"
         return f"rho_i = exp({inner} log(pi_t / pi_den,t))"
+
+
+@dataclass(frozen=True)
+class ClippedGeometric:
+    """GMPO's ratio: token log ratios are clipped before their geometric mean (arXiv 2507.20673).
+
+    exp(mean_t l_t), with l = log rho_t cut from above at `high` where A > 0 and from below at
+    -`low` where A < 0. A clipped token does not move the span and has no gradient. Where A varies
+    inside a sequence, each token is cut by its own sign and keeps its own A (ours).
+
+    Attributes:
+        low: bound of -log rho; ratios stay above e^-low.
+        high: bound of log rho; ratios stay below e^high.
+    """
+
+    low: float = 0.4
+    high: float = 0.4
+    is_token: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not (self.low > 0.0 and self.high > 0.0):
+            raise ValueError(f"low and high must be above 0, found {self.low:g} and {self.high:g}")
+
+    def __call__(self, log_ratio_N: Tensor, advantage_N: Tensor, batch: TokenBatch) -> Span:
+        above_N = (advantage_N > 0) & (log_ratio_N > self.high)
+        below_N = (advantage_N < 0) & (log_ratio_N < -self.low)
+        cut_N = torch.where(above_N, self.high, torch.where(below_N, -self.low, log_ratio_N))
+        total_S = segment_sum(masked(cut_N, batch.mask_N), batch.sequence_N, batch.S)
+        mean_S = total_S / trained_length(batch, batch.mask_N).clamp(min=1.0)
+        return Span(mean_S.to(log_ratio_N.dtype)[batch.sequence_N], ~(above_N | below_N))
+
+    def value_share(self, batch: TokenBatch) -> Tensor | None:
+        return None
+
+    @property
+    def formula(self) -> str:
+        bounds = f"at {self.high:g} if A>0, from below at -{self.low:g} if A<0"
+        return f"rho_i = exp(mean_t l_t), l_t = log(pi_t / pi_den,t) cut {bounds}"

@@ -27,6 +27,8 @@ class Clip:
     low: float = 0.2
     high: float = 0.2
     signals: ClassVar[frozenset[str]] = frozenset()
+    bounds_ratio: ClassVar[bool] = True
+    is_token: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not (0.0 < self.low <= 1.0 and self.high > 0.0):
@@ -48,6 +50,8 @@ class DualClip:
     high: float = 0.2
     ceiling: float = 3.0
     signals: ClassVar[frozenset[str]] = frozenset()
+    bounds_ratio: ClassVar[bool] = True
+    is_token: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         Clip(self.low, self.high)

@@ -45,7 +45,20 @@ class Masked:
 class Mask(Protocol):
     """Maps ratios and advantages to gradient multipliers."""
 
-    signals: ClassVar[frozenset[str]]
+    @property
+    def signals(self) -> frozenset[str]:
+        """What it reads beside the ratios."""
+        ...
+
+    @property
+    def bounds_ratio(self) -> bool:
+        """True where it bounds the ratio of two policies, which must then exist."""
+        ...
+
+    @property
+    def is_token(self) -> bool:
+        """True where its bounds belong to a token's own probability, not to a span's ratio."""
+        ...
 
     def __call__(self, at: Ratios, batch: TokenBatch) -> Masked:
         """The decision for every token."""
@@ -62,6 +75,8 @@ class Keep:
     """Every token is updated."""
 
     signals: ClassVar[frozenset[str]] = frozenset()
+    bounds_ratio: ClassVar[bool] = False
+    is_token: ClassVar[bool] = False
 
     def __call__(self, at: Ratios, batch: TokenBatch) -> Masked:
         return Masked(torch.ones_like(at.ratio_N), at.ratio_N)
@@ -88,6 +103,14 @@ class AllOf:
     @property
     def signals(self) -> frozenset[str]:
         return frozenset().union(*(mask.signals for mask in self.masks))
+
+    @property
+    def bounds_ratio(self) -> bool:
+        return any(mask.bounds_ratio for mask in self.masks)
+
+    @property
+    def is_token(self) -> bool:
+        return any(mask.is_token for mask in self.masks)
 
     def __call__(self, at: Ratios, batch: TokenBatch) -> Masked:
         first, *others = (mask(at, batch) for mask in self.masks)
