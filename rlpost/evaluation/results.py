@@ -65,7 +65,8 @@ class EvaluationResult:
         return self.metrics[f"avg@{self.samples_per_problem}"]
 
     def summary(self) -> dict[str, Any]:
-        """The headline as plain JSON, for a run's summary.json."""
+        """The headline and every pass@k as plain JSON, for a run's summary.json."""
+        pass_at_k = {name: m.value for name, m in self.metrics.items() if name.startswith("pass@")}
         return {
             "accuracy": self.accuracy.value,
             "low": self.accuracy.low,
@@ -76,6 +77,7 @@ class EvaluationResult:
             "truncated_share": self.truncated_share,
             "failed_share": self.failed_share,
             "complete": self.complete,
+            **pass_at_k,
         }
 
     def scalars(self) -> dict[str, float]:

@@ -58,6 +58,17 @@ def test_results_json_holds_the_metrics_and_the_manifest_and_problems_one_line_e
     assert sum(row["correct"] for row in table) / 24 == pytest.approx(result.accuracy.value)
 
 
+def test_the_summary_and_the_metrics_of_a_run_hold_every_pass_at_k(run):
+    result = run()
+    expected = {f"pass@{k}": result.metrics[f"pass@{k}"].value for k in (1, 2, 4)}
+    assert 0 < expected["pass@1"] < expected["pass@2"] < expected["pass@4"]
+    summary, scalars = result.summary(), result.scalars()
+    assert {name: summary[name] for name in summary if name.startswith("pass@")} == expected
+    assert {name: scalars[f"eval/{name}"] for name in expected} == expected
+    assert summary["accuracy"] == scalars["eval/accuracy"] == pytest.approx(expected["pass@1"])
+    assert json.loads(json.dumps(summary)) == summary
+
+
 def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_bytes(run, tmp_path):
     run(output=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
