@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +67,22 @@ def collate(trajectories: Sequence[Trajectory]) -> tuple[ModelInputs, TokenBatch
     return inputs, batch
 
 
+def reward_parts(trajectories: Sequence[Trajectory], weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """The sequence signals "reward_part/NAME", float64 [S]: weight x score of each reward function.
+
+    They add up to the rewards of the batch that `collate` makes of the same trajectories.
+
+    Args:
+        weights: by the reward function's name.
+    """
+    return {
+        f"reward_part/{name}": torch.tensor(
+            [weight * _part(t, name) for t in trajectories], dtype=torch.float64
+        )
+        for name, weight in weights.items()
+    }
+
+
 def collate_demonstrations(prompts: Sequence[Prompt]) -> tuple[ModelInputs, TokenBatch]:
     """Demonstrated responses as one ragged batch; every prompt must hold a demonstration."""
     ids = []
@@ -91,6 +107,15 @@ def collate_demonstrations(prompts: Sequence[Prompt]) -> tuple[ModelInputs, Toke
 def _owners(ids: Sequence[Tensor]) -> Tensor:
     lengths = torch.tensor([len(i) for i in ids], dtype=torch.int64)
     return torch.repeat_interleave(torch.arange(len(ids)), lengths)
+
+
+def _part(trajectory: Trajectory, name: str) -> float:
+    parts = {} if trajectory.reward is None else trajectory.reward.parts
+    if name not in parts:
+        raise ValueError(
+            f"trajectory {trajectory.id!r} has no score of the reward {name!r}, only {list(parts)}"
+        )
+    return parts[name]
 
 
 def _score(trajectory: Trajectory) -> float:

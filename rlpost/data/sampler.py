@@ -16,9 +16,9 @@ from rlpost.errors import CheckpointError, ConfigError
 class PromptSampler:
     """Uniform epochs: every prompt once per epoch, a new order each time.
 
-    The order of an epoch depends on (seed, epoch) and, where a batch straddles two epochs,
-    on the prompts of that batch from the old one: they are moved back just far enough that the batch
-    holds no prompt twice.
+    A step draws `prompts_per_step` prompts and, where it asks, more. The order of an epoch depends on
+    (seed, epoch) and, where a step straddles two epochs, on the prompts it drew from the old one: they
+    wait until the step is over, so that no step holds a prompt twice.
 
     Args:
         prompts: what to draw from.
@@ -47,33 +47,46 @@ class PromptSampler:
                 needed=f"1 to {len(self._prompts)}, the number of prompts",
             )
         self._epoch = 0
-        self._position = 0
-        self._straddling: list[int] = []
+        self._reached = 0
+        self._waiting: list[int] = []
+        self._drawn: set[int] = set()
         self._order = self._epoch_order()
 
     @property
     def epoch(self) -> int:
         """Complete passes over the data so far."""
-        return self._epoch + self._position // len(self._prompts)
+        return self._epoch + (self._reached - len(self._waiting)) // len(self._prompts)
 
     def next_batch(self) -> list[Prompt]:
-        """The next `prompts_per_step` prompts, all different."""
-        taken = self._order[self._position : self._position + self._size]
-        self._position += len(taken)
-        if len(taken) < self._size:
-            self._epoch += 1
-            self._straddling = taken
-            self._order = self._epoch_order()
-            self._position = self._size - len(taken)
-            taken = taken + self._order[: self._position]
+        """The next step's `prompts_per_step` prompts, all different."""
+        self._drawn = set()
+        return self.more(self._size)
+
+    def more(self, count: int) -> list[Prompt]:
+        """The next `count` prompts that this step has not drawn yet; fewer when the data has no more."""
+        taken: list[int] = []
+        while len(taken) < count and len(self._drawn) < len(self._prompts):
+            fresh = [i for i in self._waiting if i not in self._drawn][: count - len(taken)]
+            self._waiting = [i for i in self._waiting if i not in fresh]
+            while len(fresh) < count - len(taken) and self._reached < len(self._order):
+                index = self._order[self._reached]
+                self._reached += 1
+                (self._waiting if index in self._drawn else fresh).append(index)
+            taken += fresh
+            self._drawn.update(fresh)
+            if len(taken) < count and len(self._drawn) < len(self._prompts):
+                # Whoever waits was drawn in this step, from the old epoch: then it has begun in this step
+                # too, and all of it was drawn. So nobody waits here.
+                self._epoch, self._reached = self._epoch + 1, 0
+                self._order = self._epoch_order()
         return [self._prompts[i] for i in taken]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides the batches to come, as plain JSON data."""
+        """Everything that decides the steps to come, as plain JSON data; taken between two steps."""
         return {
             "epoch": self._epoch,
-            "position": self._position,
-            "straddling": list(self._straddling),
+            "reached": self._reached,
+            "waiting": list(self._waiting),
             "made_with": self._settings(),
         }
 
@@ -93,8 +106,8 @@ class PromptSampler:
                 needed=", ".join(f"{name} = {state['made_with'].get(name)}" for name in differing),
                 remedy="resume with the data, seed and train.prompts_per_step of the saved run",
             )
-        self._epoch, self._position = state["epoch"], state["position"]
-        self._straddling = list(state["straddling"])
+        self._epoch, self._reached = state["epoch"], state["reached"]
+        self._waiting, self._drawn = list(state["waiting"]), set()
         self._order = self._epoch_order()
 
     def _epoch_order(self) -> list[int]:
@@ -104,13 +117,7 @@ class PromptSampler:
         if self._shuffle:
             generator = np.random.default_rng((self._seed % 2**64, self._epoch))
             order = generator.permutation(count).tolist()
-        if not self._straddling:
-            return order
-        held = set(self._straddling)
-        others = [i for i in order if i not in held]
-        head = others[: self._size - len(held)]
-        in_head = set(head)
-        return head + [i for i in order if i not in in_head]
+        return order
 
     def _settings(self) -> dict[str, Any]:
         ids = hashlib.sha256("\n".join(p.id for p in self._prompts).encode()).hexdigest()

@@ -99,12 +99,14 @@ class Trajectory:
     """One response to one prompt, over one or more turns.
 
     Attributes:
-        id: unique in the run and reproducible: "{stage}-{step:06d}-{prompt id}-{sample:03d}".
+        id: unique in the run and reproducible: "{stage}-{step:06d}-{prompt id}-{sample:03d}"; a greedy
+            one ends in "greedy".
         prompt: the prompt it answers.
         turns: at least one; the last one is by the policy.
         finish_reason: why the last turn ended; "length" means truncated.
         seed: the seed that alone decided its tokens, given the weights.
         reward: None until scored.
+        greedy: sampled at temperature 0, to compare its siblings with; never trained on.
     """
 
     id: str
@@ -113,6 +115,7 @@ class Trajectory:
     finish_reason: FinishReason
     seed: int
     reward: RewardResult | None = None
+    greedy: bool = False
 
     @property
     def token_ids(self) -> list[int]:

@@ -48,7 +48,12 @@ _STEP = (
 
 _DATA = (
     Metric("data/epoch", "passes", "complete passes over the prompts before this step", "rises slowly"),
-    Metric("data/prompts", "prompts", "prompts (or demonstrations) used in this step", "`prompts_per_step`"),
+    Metric(
+        "data/prompts",
+        "prompts",
+        "prompts sampled (or demonstrations used) in this step",
+        "`prompts_per_step`; with a selection that refills, that or more",
+    ),
     Metric(
         "data/prompts_dropped",
         "prompts",
@@ -65,7 +70,29 @@ _DATA = (
 
 _ROLLOUT = (
     Metric(
-        "rollout/samples", "responses", "responses sampled in this step", "prompts × `samples_per_prompt`"
+        "rollout/samples",
+        "responses",
+        "responses sampled in this step, in all its rounds, greedy ones not counted",
+        "`data/prompts` × `samples_per_prompt`",
+    ),
+    Metric(
+        "rollout/rounds",
+        "rounds",
+        "rounds of sampling in this step; only with a selection that refills",
+        "1 to 3; at `max_rounds` most prompts teach nothing",
+    ),
+    Metric(
+        "rollout/greedy_samples",
+        "responses",
+        "greedy responses of this step, one for each prompt; only where the algorithm compares with them",
+        "`data/prompts`",
+    ),
+    Metric(
+        "rollout/greedy_failures",
+        "responses",
+        "greedy responses that failed to score; all responses to their prompts leave the update",
+        "0",
+        high=0,
     ),
     Metric(
         "rollout/response_tokens_mean",
@@ -84,7 +111,7 @@ _ROLLOUT = (
     Metric(
         "rollout/dropped_samples",
         "responses",
-        "responses left out of the update because scoring them failed",
+        "responses left out of the update because scoring them, or their prompt's greedy response, failed",
         "0; see `scoring/timeout` and `scoring/error`",
         high=0,
     ),
@@ -132,7 +159,32 @@ _REWARD = (
 )
 
 _SIGNAL = (
-    Metric("signal/groups", "groups", "prompts with at least one scored response", "`prompts_per_step`"),
+    Metric(
+        "signal/groups",
+        "groups",
+        "prompts of the batch with at least one scored response",
+        "`prompts_per_step`",
+    ),
+    Metric(
+        "signal/uninformative_groups",
+        "groups",
+        "prompts sampled in this step that refilling passed over: their task rewards were all equal, or fewer "
+        "than two could be scored",
+        "below `data/prompts` / 2; they cost as much as the others",
+    ),
+    Metric(
+        "signal/surplus_groups",
+        "groups",
+        "informative groups beyond `prompts_per_step`, dropped by refilling",
+        "few; later rounds ask for about as many prompts as are needed",
+    ),
+    Metric(
+        "signal/missing_groups",
+        "groups",
+        "`prompts_per_step` − informative groups, when refilling had no rounds or no prompts left",
+        "0; the step trained on fewer groups",
+        high=0,
+    ),
     Metric(
         "signal/informative_group_share",
         "share",
@@ -165,6 +217,61 @@ _SIGNAL = (
     ),
     Metric(
         "signal/dropped_sequences", "responses", "responses that selection removed", "0 without selection"
+    ),
+)
+
+_SELECTION = (
+    Metric(
+        "selection/kept_sequence_share",
+        "share",
+        "sampled responses that the selections leave / sampled responses",
+        "1 with `all`; with a schedule, rises from `start` to `end`",
+    ),
+    Metric(
+        "selection/kept_token_share",
+        "share",
+        "tokens of those responses that the selections leave to the policy loss / sampled tokens",
+        "with `d3s`, about the product of its two shares",
+    ),
+    Metric(
+        "selection/variance_before",
+        "squared advantage",
+        "mean((A − mean A)²) over sampled responses, A the first term's advantage, before the selections "
+        "that read it",
+        "near `signal/informative_group_share` with group-normalised advantages",
+    ),
+    Metric(
+        "selection/variance_after",
+        "squared advantage",
+        "the same over the responses that are left",
+        "with `max_variance` or `d3s`, above `selection/variance_before` until everything is kept",
+    ),
+    Metric(
+        "selection/useful_share",
+        "share",
+        "responses left with a mean advantage ≠ 0 / responses left",
+        "near 1 while fewer are kept than have an advantage",
+    ),
+)
+
+_ACE = (
+    Metric(
+        "ace/confidence_wrong_mean",
+        "nats",
+        "mean of ACE's c over sampled responses with a negative advantage; c = mean_t (old − log π_ref)",
+        "0 at first; rises while the policy grows sure of its errors",
+    ),
+    Metric(
+        "ace/overconfident_share",
+        "share",
+        "sampled responses with a negative advantage and c > 0 / those with a negative advantage",
+        "falls, or rises slower than without ACE",
+    ),
+    Metric(
+        "ace/multiplier_mean",
+        "ratio",
+        "mean of 1 + alpha softplus(c) over sampled responses with a negative advantage",
+        "1 + 0.69 alpha while c = 0; 1 with `neutral`",
     ),
 )
 
@@ -348,6 +455,8 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Scoring": _SCORING,
     "Reward": _REWARD,
     "What carries signal": _SIGNAL,
+    "Selection": _SELECTION,
+    "ACE": _ACE,
     "Policy": _POLICY,
     "Sampler against learner": _MISMATCH,
     "Learner": _LEARNER,

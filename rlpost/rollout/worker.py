@@ -109,4 +109,5 @@ class RolloutWorker:
 
 def _trajectory(task: RolloutTask, sample: Sample) -> Trajectory:
     turn = Turn(sample.token_ids, sample.text, True, sample.logprobs, sample.versions)
-    return Trajectory(task.id, task.prompt, (turn,), sample.finish_reason, task.seed)
+    greedy = task.settings.temperature == 0
+    return Trajectory(task.id, task.prompt, (turn,), sample.finish_reason, task.seed, greedy=greedy)

@@ -18,7 +18,7 @@ from typing import Any
 from rlpost.errors import CheckpointError
 from rlpost.training.run_directory import write_atomically
 
-MANIFEST, LATEST, FORMAT = "manifest.json", "latest", 1
+MANIFEST, LATEST, FORMAT = "manifest.json", "latest", 2
 PARTIAL = ".partial-"
 
 
@@ -115,7 +115,10 @@ def _refusal(path: Path, identity: Mapping[str, Any]) -> str | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its manifest cannot be read ({type(error).__name__}: {error})"
     if manifest.get("format") != FORMAT:
-        return f"format {manifest.get('format')!r}, needed {FORMAT}"
+        return (
+            f"it is of format {manifest.get('format')!r}, which another version of rlpost wrote; "
+            f"this one reads format {FORMAT}"
+        )
     different = [
         f"{key} is {owner.get(key)!r} in the checkpoint and {identity.get(key)!r} now"
         for key in sorted(set(owner) | set(identity))

@@ -6,13 +6,13 @@ Synchronous: every token of a step is sampled by the weights that the step then 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import torch
 
 from rlpost.config import stage_objective
 from rlpost.config.schema import RunConfig, StageConfig
 from rlpost.data import PromptSampler, PromptSet
-from rlpost.data.trajectory import Prompt
 from rlpost.estimator import Objective, Prepared
 from rlpost.monitor import MetricsWriter, Progress
 from rlpost.training.evaluating import Evaluator
@@ -47,7 +47,7 @@ def train_stage(run: Run, stage: StageConfig, prompts: PromptSet, source: Source
     run.progress.stage(stage.name, train.steps, state.stage_step)
     while state.stage_step < train.steps:
         start = time.perf_counter()
-        metrics = train_step(run.learners, state, stage, objective, source, sampler.next_batch())
+        metrics = train_step(run.learners, state, stage, objective, source, sampler)
         state.sampler = sampler.state_dict()
         metrics |= {
             "data/epoch": float(sampler.epoch),
@@ -72,28 +72,40 @@ def train_step(
     stage: StageConfig,
     objective: Objective,
     source: Source,
-    prompts: Sequence[Prompt],
+    sampler: PromptSampler,
 ) -> dict[str, float]:
     """One step: a batch, its signals, its updates. Advances `state`; returns the metrics."""
-    data = source.collect(prompts, state)
+    data = source.collect(sampler, objective, state)
     collected = time.perf_counter()
-    prepared, data = prepare(learners, stage, objective, data)
+    prepared, data = prepare(learners, stage, objective, data, state)
     signalled = time.perf_counter()
     report = update(learners, stage, objective, data, prepared)
-    state.remember(data.trajectories)
+    if data.prompt_ids:
+        state.remember(data.prompt_ids, prepared.reward_S.tolist())
     state.step, state.stage_step, state.version = state.step + 1, state.stage_step + 1, state.version + 1
-    state.samples += len(data.inputs.response_ids)
+    state.samples += data.samples
     state.trained_tokens += int(report.get("learner/trained_tokens", 0))
     times = {"time/signals_s": signalled - collected, "time/update_s": time.perf_counter() - signalled}
     return data.metrics | report | times
 
 
 def prepare(
-    learners: Learners, stage: StageConfig, objective: Objective, data: StepData
+    learners: Learners, stage: StageConfig, objective: Objective, data: StepData, state: RunState
 ) -> tuple[Prepared, StepData]:
     """Compute exactly the signals that the objective reads, then fix advantages and weights."""
     on_policy = stage.train.updates_per_step == 1
-    batch = replace(data.batch, on_policy=on_policy)
+    known = state.statistics(data.prompt_ids) if data.prompt_ids else {}
+    asked = {
+        name: torch.tensor(values, dtype=torch.float64)
+        for name, values in known.items()
+        if name in objective.sequence_signals
+    }
+    batch = replace(
+        data.batch,
+        on_policy=on_policy,
+        progress=state.stage_step / stage.train.steps,
+        sequence_signals={**data.batch.sequence_signals, **asked},
+    )
     names = sorted(objective.signals_for(on_policy=on_policy) - set(batch.signals))
     if names and batch.S:
         batch = batch.with_signals(**learners.signals(data.inputs, batch, names, temperature(stage)))

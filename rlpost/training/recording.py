@@ -53,6 +53,7 @@ def to_record(trajectory: Trajectory) -> dict[str, Any]:
         "note": "" if reward is None else reward.note,
         "finish_reason": trajectory.finish_reason,
         "seed": trajectory.seed,
+        "greedy": trajectory.greedy,
         "columns": dict(trajectory.prompt.columns),
         "prompt_token_ids": list(trajectory.prompt.token_ids),
         "turns": [
@@ -91,4 +92,5 @@ def from_record(record: dict[str, Any]) -> Trajectory:
         finish_reason=record["finish_reason"],
         seed=record["seed"],
         reward=reward,
+        greedy=record.get("greedy", False),
     )

@@ -66,7 +66,7 @@ def replay(run_dir: Path, step: int, report: Callable[[str], None] = print) -> d
     metrics: dict[str, float] = {}
     while state.step < step:
         stage = config.stages[state.stage]
-        source: Source = Demonstrations() if stage.source == "demonstrations" else Recorded(directory)
+        source: Source = Demonstrations() if stage.source == "demonstrations" else Recorded(directory, stage)
         if state.stage_step == 0:
             start_stage(learners, stage)
         metrics = replay_step(learners, state, stage, data[stage.name], source, config.seed)
@@ -129,6 +129,6 @@ def replay_step(
     sampler = PromptSampler(prompts, stage.train.prompts_per_step, seed, stage.data.shuffle)
     if state.sampler is not None:
         sampler.load_state_dict(state.sampler)
-    batch = sampler.next_batch()
+    metrics = train_step(learners, state, stage, stage_objective(stage), source, sampler)
     state.sampler = sampler.state_dict()
-    return train_step(learners, state, stage, stage_objective(stage), source, batch)
+    return metrics

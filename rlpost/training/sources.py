@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
+
+from rlpost.config.rules import reward_name
 from rlpost.config.schema import StageConfig
-from rlpost.data.collate import ModelInputs, collate, collate_demonstrations
+from rlpost.data import PromptSampler
+from rlpost.data.collate import ModelInputs, collate, collate_demonstrations, reward_parts
 from rlpost.data.trajectory import OUTCOMES, Prompt, Trajectory
-from rlpost.estimator import TokenBatch
+from rlpost.errors import DataError
+from rlpost.estimator import Objective, TokenBatch
 from rlpost.scoring import Scorer
 from rlpost.training.learners import Learners
 from rlpost.training.recording import read_rollouts, write_rollouts
+from rlpost.training.rounds import Gathered, gather, wants_greedy
 from rlpost.training.run_directory import RunDirectory
 from rlpost.training.state import RunState
 from rlpost.training.workers import Workers
@@ -24,19 +30,21 @@ class StepData:
     """One step's batch, what it was made from, and what to report of it.
 
     Attributes:
-        trajectories: all sampled ones, failed ones included; empty for demonstrations.
+        prompt_ids: of the batch's rows, in their order; empty for demonstrations.
+        samples: responses sampled, or demonstrations used.
     """
 
     inputs: ModelInputs
     batch: TokenBatch
-    trajectories: Sequence[Trajectory]
+    prompt_ids: Sequence[str]
+    samples: int
     metrics: dict[str, float]
 
 
 class Source(Protocol):
-    """Makes a step's batch from its prompts."""
+    """Makes a step's batch from the prompts that it draws."""
 
-    def collect(self, prompts: Sequence[Prompt], state: RunState) -> StepData:
+    def collect(self, sampler: PromptSampler, objective: Objective, state: RunState) -> StepData:
         """The batch of step `state.step + 1`."""
         ...
 
@@ -44,9 +52,10 @@ class Source(Protocol):
 class Demonstrations:
     """The dataset's own responses."""
 
-    def collect(self, prompts: Sequence[Prompt], state: RunState) -> StepData:
+    def collect(self, sampler: PromptSampler, objective: Objective, state: RunState) -> StepData:
+        prompts = sampler.next_batch()
         inputs, batch = collate_demonstrations(prompts)
-        return StepData(inputs, batch, (), {"data/prompts": float(len(prompts))})
+        return StepData(inputs, batch, (), len(prompts), {"data/prompts": float(len(prompts))})
 
 
 class Rollouts:
@@ -64,43 +73,84 @@ class Rollouts:
         self.stage, self.seed = stage, seed
         self.learners, self.workers, self.scorer, self.keep = learners, workers, scorer, keep
 
-    def collect(self, prompts: Sequence[Prompt], state: RunState) -> StepData:
+    def collect(self, sampler: PromptSampler, objective: Objective, state: RunState) -> StepData:
         start = time.perf_counter()
         metrics = self.workers.sync(self.learners, state.version)
-        synced = time.perf_counter()
-        sampled = self.workers.rollout(prompts, self.stage, state.stage_step + 1, self.seed)
-        rolled = time.perf_counter()
-        scored = self.scorer.score(sampled)
-        metrics |= {
-            "time/transfer_s": synced - start,
-            "time/rollout_s": rolled - synced,
-            "time/scoring_s": time.perf_counter() - rolled,
-        }
-        if self.keep is not None:
-            write_rollouts(self.keep.rollouts(state.step + 1), scored)
-        self.scorer.check_failures([t.reward for t in scored if t.reward is not None])
-        return step_data(prompts, scored, metrics, state.version)
+        times = {"time/transfer_s": time.perf_counter() - start, "time/rollout_s": 0.0, "time/scoring_s": 0.0}
+        done: list[Trajectory] = []
+
+        def sample(prompts: Sequence[Prompt]) -> list[Trajectory]:
+            start = time.perf_counter()
+            sampled = self.workers.rollout(
+                prompts, self.stage, state.stage_step + 1, self.seed, greedy=wants_greedy(objective)
+            )
+            rolled = time.perf_counter()
+            scored = self.scorer.score(sampled)
+            times["time/rollout_s"] += rolled - start
+            times["time/scoring_s"] += time.perf_counter() - rolled
+            done.extend(scored)
+            if self.keep is not None:
+                write_rollouts(self.keep.rollouts(state.step + 1), done)
+            self.scorer.check_failures([t.reward for t in done if t.reward is not None])
+            return scored
+
+        gathered = gather(sampler, sample, objective, self.stage.train.prompts_per_step)
+        return step_data(gathered, objective, reward_weights(self.stage), metrics | times, state.version)
 
 
 class Recorded:
     """The trajectories that an earlier run wrote down: no engine, no reward function."""
 
-    def __init__(self, directory: RunDirectory) -> None:
-        self.directory = directory
+    def __init__(self, directory: RunDirectory, stage: StageConfig) -> None:
+        self.directory, self.stage = directory, stage
 
-    def collect(self, prompts: Sequence[Prompt], state: RunState) -> StepData:
-        trajectories = read_rollouts(self.directory.rollouts(state.step + 1))
-        return step_data(prompts, trajectories, {}, state.version)
+    def collect(self, sampler: PromptSampler, objective: Objective, state: RunState) -> StepData:
+        path = self.directory.rollouts(state.step + 1)
+        recorded: dict[str, list[Trajectory]] = {}
+        for trajectory in read_rollouts(path):
+            recorded.setdefault(trajectory.prompt.id, []).append(trajectory)
+
+        def sample(prompts: Sequence[Prompt]) -> list[Trajectory]:
+            missing = [prompt.id for prompt in prompts if prompt.id not in recorded]
+            if missing:
+                raise DataError(
+                    "the step drew a prompt that these rollouts do not hold",
+                    where=path,
+                    found=f"prompt {missing[0]!r}",
+                    needed=f"one of the {len(recorded)} prompts in the file",
+                    remedy="replay with the data and the version of rlpost that the run had",
+                )
+            return [t for prompt in prompts for t in recorded[prompt.id]]
+
+        gathered = gather(sampler, sample, objective, self.stage.train.prompts_per_step)
+        return step_data(gathered, objective, reward_weights(self.stage), {}, state.version)
+
+
+def reward_weights(stage: StageConfig) -> dict[str, float]:
+    """The weight of each reward function, by its name."""
+    return {reward_name(reward): reward.weight for reward in stage.rewards}
 
 
 def step_data(
-    prompts: Sequence[Prompt], trajectories: Sequence[Trajectory], metrics: dict[str, float], version: int
+    gathered: Gathered,
+    objective: Objective,
+    weights: Mapping[str, float],
+    metrics: dict[str, float],
+    version: int,
 ) -> StepData:
-    """The batch of scored trajectories; those that failed to score are left out and counted."""
-    usable = [t for t in trajectories if t.reward is not None and not t.reward.failed]
-    inputs, batch = collate(usable)
-    report = metrics | {"data/prompts": float(len(prompts))} | rollout_metrics(trajectories, usable, version)
-    return StepData(inputs, batch, trajectories, report)
+    """The batch of the gathered groups, with what the objective wants to know of each response."""
+    rows = gathered.rows
+    inputs, batch = collate(rows)
+    signals = {}
+    if wants_greedy(objective):
+        greedy = [gathered.greedy[t.prompt.id] for t in rows]
+        signals["greedy_reward"] = torch.tensor(greedy, dtype=torch.float64)
+    if "reward_parts" in objective.sequence_signals:
+        signals |= reward_parts(rows, weights)
+    batch = replace(batch, sequence_signals=signals)
+    report = metrics | {"data/prompts": float(gathered.prompts)} | gathered.metrics
+    report |= rollout_metrics(gathered.sampled, gathered.usable, version)
+    return StepData(inputs, batch, [t.prompt.id for t in rows], len(gathered.sampled), report)
 
 
 def rollout_metrics(

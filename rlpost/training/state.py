@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlpost.data.trajectory import Trajectory
-
 
 @dataclass
 class PromptStatistics:
-    """What one prompt's scored samples came to over the run.
+    """The shaped rewards of one prompt's responses over the run (dcpo.md, sections 4 and 7).
 
     Attributes:
-        visits: steps in which it was tried.
-        samples: scored samples in all.
-        reward_sum, reward_square_sum: over those samples.
+        visits: steps in which some response of it was in the batch.
+        samples: responses in all.
+        mean: of their rewards.
+        variance: of their rewards, divided by `samples`; exactly 0 while all were equal.
+        low, high: the smallest and the largest reward; equal while there was only one.
     """
 
     visits: int = 0
     samples: int = 0
-    reward_sum: float = 0.0
-    reward_square_sum: float = 0.0
+    mean: float = 0.0
+    variance: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
 
     def add(self, rewards: Sequence[float]) -> None:
-        """One step's rewards of this prompt."""
-        self.visits += 1
-        self.samples += len(rewards)
-        self.reward_sum += sum(rewards)
-        self.reward_square_sum += sum(r * r for r in rewards)
+        """Merge one visit's rewards in, weighted by their number (the paper's form needs equal numbers)."""
+        new = len(rewards)
+        mean = math.fsum(rewards) / new
+        variance = math.fsum((r - mean) ** 2 for r in rewards) / new
+        old, total = self.samples, self.samples + new
+        gap = mean - self.mean if old else 0.0
+        self.low, self.high = min(self.low, *rewards), max(self.high, *rewards)
+        if self.low == self.high:
+            # The mean of equal numbers is rounded, and would leave a variance that is not 0.
+            self.mean, self.variance = self.low, 0.0
+        else:
+            self.mean = (old * self.mean + new * mean) / total
+            self.variance = (old * self.variance + new * variance) / total + old * new * (gap / total) ** 2
+        self.visits, self.samples = self.visits + 1, total
 
 
 @dataclass
@@ -44,7 +56,7 @@ class RunState:
         step: steps done in all.
         version: the policy version: how often the weights were changed.
         sampler: the stage's sampler position.
-        prompts: per-prompt statistics by prompt id.
+        prompts: per-prompt statistics by prompt id, of all steps that trained on samples.
         evaluations: every evaluation's summary, in order.
         samples, trained_tokens: totals.
         wall_s: seconds of training, over all sessions.
@@ -61,14 +73,21 @@ class RunState:
     trained_tokens: int = 0
     wall_s: float = 0.0
 
-    def remember(self, trajectories: Sequence[Trajectory]) -> None:
-        """Add a step's scored trajectories to the per-prompt statistics."""
-        rewards: dict[str, list[float]] = {}
-        for trajectory in trajectories:
-            if trajectory.reward is not None and trajectory.reward.score is not None:
-                rewards.setdefault(trajectory.prompt.id, []).append(trajectory.reward.score)
-        for prompt_id, values in rewards.items():
+    def remember(self, prompt_ids: Sequence[str], rewards: Sequence[float]) -> None:
+        """Add a step's shaped rewards, one for each response in the batch, to their prompts' statistics."""
+        rewards_of: dict[str, list[float]] = {}
+        for prompt_id, reward in zip(prompt_ids, rewards, strict=True):
+            rewards_of.setdefault(prompt_id, []).append(reward)
+        for prompt_id, values in rewards_of.items():
             self.prompts.setdefault(prompt_id, PromptStatistics()).add(values)
+
+    def statistics(self, prompt_ids: Sequence[str]) -> dict[str, list[float]]:
+        """What was known before this step of the prompt of each response, by sequence signal; 0 if nothing."""
+        known = [self.prompts.get(prompt_id, PromptStatistics()) for prompt_id in prompt_ids]
+        return {
+            f"prompt_{name}": [float(getattr(statistics, name)) for statistics in known]
+            for name in ("visits", "samples", "mean", "variance")
+        }
 
     def next_stage(self) -> None:
         """The current stage is done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rlpost.cluster import ActorGroup
 from rlpost.config.schema import RolloutConfig, StageConfig, WeightsConfig
@@ -52,26 +53,28 @@ class Workers:
         return metrics
 
     def rollout(
-        self, prompts: Sequence[Prompt], stage: StageConfig, stage_step: int, seed: int
+        self, prompts: Sequence[Prompt], stage: StageConfig, stage_step: int, seed: int, *, greedy: bool
     ) -> list[Trajectory]:
         """The stage's number of trajectories for every prompt, prompt by prompt.
 
         Args:
             stage_step: counted from 1; with the stage's name, part of every trajectory's id and seed.
             seed: the run's.
+            greedy: sample one more of each prompt, the last one, at temperature 0.
         """
         settings, samples = sampling_settings(stage.rollout), stage.train.samples_per_prompt
+        names = [f"{k:03d}" for k in range(samples)] + (["greedy"] if greedy else [])
         tasks = [
             RolloutTask(
-                f"{stage.name}-{stage_step:06d}-{prompt.id}-{k:03d}",
+                f"{stage.name}-{stage_step:06d}-{prompt.id}-{name}",
                 prompt,
                 sample_seed(seed, stage.name, stage_step, prompt.id, k),
-                settings,
+                replace(settings, temperature=0.0) if name == "greedy" else settings,
             )
             for prompt in prompts
-            for k in range(samples)
+            for k, name in enumerate(names)
         ]
-        trajectories: list[Trajectory] = self._deal("rollout", tasks, samples)
+        trajectories: list[Trajectory] = self._deal("rollout", tasks, len(names))
         self._check_versions(trajectories)
         return trajectories
 

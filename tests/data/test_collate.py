@@ -1,11 +1,13 @@
 """Trajectories as one ragged batch: literal tensors."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from rlpost.data import Prompt, RewardResult, Trajectory, Turn, collate, collate_demonstrations
+from rlpost.data.collate import reward_parts
 
 ONE = Prompt("one", "", (11, 12))
 TWO = Prompt("two", "", (13,))
@@ -90,3 +92,21 @@ def test_demonstrations_are_rows_of_their_own_groups_with_every_token_trained():
 def test_a_prompt_without_a_demonstration_is_refused():
     with pytest.raises(ValueError, match="prompt 'one' has no demonstration"):
         collate_demonstrations([ONE])
+
+
+def test_the_parts_of_several_reward_functions_are_weighted_and_add_up_to_the_reward():
+    def of(right, form):
+        reward = RewardResult(
+            2.0 * right - 0.5 * form, parts={"right": right, "form": form, "form/length": 7.0}
+        )
+        return replace(trajectory(ONE, [sampled(1)]), reward=reward)
+
+    rows = [of(1.0, 0.0), of(0.25, 1.0)]
+    parts = reward_parts(rows, {"right": 2.0, "form": -0.5})
+    assert {name: part.tolist() for name, part in parts.items()} == {
+        "reward_part/right": [2.0, 0.5],
+        "reward_part/form": [0.0, -0.5],
+    }
+    assert sum(parts.values()).tolist() == collate(rows)[1].reward_S.tolist()
+    with pytest.raises(ValueError, match="no score of the reward 'style'"):
+        reward_parts(rows, {"style": 1.0})

@@ -141,3 +141,37 @@ def test_a_prompt_that_would_repeat_in_a_batch_moves_back_just_behind_that_batch
         else:
             waiting.append(name)
     assert drawn[10:] == head + waiting
+
+
+@given(shapes(), st.lists(st.lists(st.integers(0, 12), max_size=4), min_size=1, max_size=20))
+@settings(max_examples=200, deadline=None)
+def test_a_step_that_draws_further_prompts_holds_none_twice_and_keeps_the_epochs_whole(shape, steps):
+    count, size, seed, shuffle = shape
+    sampler = PromptSampler(prompts(count), size, seed, shuffle)
+    times = dict.fromkeys(range(count), 0)
+    for further in steps:
+        step = [p.token_ids[0] for p in sampler.next_batch()]
+        for wanted in further:
+            more = [p.token_ids[0] for p in sampler.more(wanted)]
+            assert len(more) == min(wanted, count - len(step))
+            step += more
+        assert len(set(step)) == len(step)
+        for index in step:
+            times[index] += 1
+        assert max(times.values()) - min(times.values()) <= 1
+        assert sampler.epoch == sum(times.values()) // count
+
+
+@given(shapes(), st.lists(st.integers(0, 6), min_size=1, max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_resuming_after_steps_that_drew_further_prompts_gives_the_same_order(shape, further):
+    count, size, seed, shuffle = shape
+    straight = PromptSampler(prompts(count), size, seed, shuffle)
+    for wanted in further:
+        straight.next_batch()
+        straight.more(wanted)
+    resumed = PromptSampler(prompts(count), size, seed, shuffle)
+    resumed.load_state_dict(json.loads(json.dumps(straight.state_dict())))
+    for _ in range(10):
+        assert resumed.next_batch() == straight.next_batch()
+        assert resumed.more(3) == straight.more(3)

@@ -50,14 +50,12 @@ def test_a_broken_rollout_line_is_named(tmp_path):
 
 def test_the_state_survives_the_way_to_disk(tmp_path):
     state = RunState(stage=1, step=7, version=7, sampler={"epoch": 2}, wall_s=0.1 + 0.2)
-    state.remember([trajectory(0, RewardResult(1.0)), trajectory(1, RewardResult(0.25))])
-    state.remember([trajectory(0, RewardResult(1.0)), trajectory(1, RewardResult(None, "error"))])
+    state.remember(["p", "q", "p"], [1.0, 0.5, 0.25])
+    state.remember(["p"], [1.0])
     state.save(tmp_path / "state.json")
     loaded = RunState.load(tmp_path / "state.json")
     assert loaded == state
-    statistics = loaded.prompts["p"]
-    assert (statistics.visits, statistics.samples) == (2, 3)
-    assert (statistics.reward_sum, statistics.reward_square_sum) == (2.25, 2.0625)
+    assert loaded.prompts["p"].visits == 2
 
 
 def test_metrics_count_every_outcome_and_leave_failed_samples_out_of_the_mean():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -12,17 +12,54 @@ from rlpost.estimator.segments import Groups
 from rlpost.estimator.selection.selection import Selected
 
 
+@runtime_checkable
+class Refilling(Protocol):
+    """A selection that may have further prompts sampled, until enough groups are informative.
+
+    Attributes:
+        refill: whether it asks for that.
+        max_rounds: rounds of sampling that a step may take, the first one included.
+    """
+
+    @property
+    def refill(self) -> bool: ...
+
+    @property
+    def max_rounds(self) -> int: ...
+
+    def informative(self, group_S: Tensor, reward_S: Tensor) -> Tensor:
+        """bool [S], the responses of groups that need no replacement, from task rewards before shaping."""
+        ...
+
+
 @dataclass(frozen=True)
 class DropUniform:
-    """Groups whose task rewards are all equal leave the batch and the denominators (DAPO)."""
+    """Groups whose task rewards are all equal leave the batch and the denominators (DAPO).
 
+    With `refill`, DAPO's dynamic sampling (baselines.md section 6): the run samples further prompts until
+    the batch has all its groups, or `max_rounds` rounds were made. Informative groups beyond those are
+    dropped and counted.
+    """
+
+    refill: bool = False
+    max_rounds: int = 8
+    surplus: Literal["drop"] = "drop"
     signals: ClassVar[frozenset[str]] = frozenset()
     before_advantages: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        if self.max_rounds < 1:
+            raise ValueError(f"max_rounds must be at least 1, found {self.max_rounds}")
+
+    def informative(self, group_S: Tensor, reward_S: Tensor) -> Tensor:
+        """bool [S], the responses of groups whose rewards are not all equal."""
+        groups = Groups(group_S, reward_S)
+        return groups.informative_G[groups.id_S]
+
     def __call__(self, batch: TokenBatch, advantage_N: Tensor) -> Selected:
-        groups = Groups(batch.group_S, batch.reward_S)
-        return Selected(groups.informative_G[groups.id_S] | batch.demonstration_S)
+        return Selected(self.informative(batch.group_S, batch.reward_S) | batch.demonstration_S)
 
     @property
     def formula(self) -> str:
-        return "groups with max(R) > min(R)"
+        more = f", refilled in at most {self.max_rounds} rounds" if self.refill else ""
+        return f"groups with max(R) > min(R){more}"

@@ -1,0 +1,155 @@
+"""Rounds of sampling: how a step comes to the groups that it trains on.
+
+One round is enough where nothing else is asked for. A selection that refills (DAPO's dynamic sampling,
+arXiv 2503.14476) has further prompts sampled until enough groups are informative.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from rlpost.data import PromptSampler
+from rlpost.data.trajectory import Prompt, Trajectory
+from rlpost.estimator import Objective
+from rlpost.estimator.selection.rewards import Refilling
+
+Sample = Callable[[Sequence[Prompt]], list[Trajectory]]
+"""Scored trajectories of some prompts, prompt by prompt."""
+
+
+@dataclass
+class Gathered:
+    """What one step sampled.
+
+    Attributes:
+        prompts: drawn in all.
+        trajectories: all scored ones in the order of the prompts, failed and greedy ones included.
+        usable: those that may be trained on, of every prompt.
+        groups: those that enter the batch, a list for each prompt that is in it.
+        greedy: the reward of every prompt's greedy response, by prompt id.
+        metrics: what to report of the rounds.
+    """
+
+    prompts: int = 0
+    trajectories: list[Trajectory] = field(default_factory=list)
+    usable: list[Trajectory] = field(default_factory=list)
+    groups: list[list[Trajectory]] = field(default_factory=list)
+    greedy: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def sampled(self) -> list[Trajectory]:
+        """All but the greedy ones."""
+        return [t for t in self.trajectories if not t.greedy]
+
+    @property
+    def rows(self) -> list[Trajectory]:
+        """The rows of the batch."""
+        return [t for group in self.groups for t in group]
+
+
+def refilling(objective: Objective) -> Refilling | None:
+    """The selection for which further prompts are sampled; None without one."""
+    return next((s for s in objective.selection if isinstance(s, Refilling) and s.refill), None)
+
+
+def wants_greedy(objective: Objective) -> bool:
+    """Whether each prompt needs a greedy response beside its samples."""
+    return "greedy_reward" in objective.sequence_signals
+
+
+def gather(sampler: PromptSampler, sample: Sample, objective: Objective, wanted: int) -> Gathered:
+    """One step's groups, after one round, or after as many as the objective's selection asks for.
+
+    Args:
+        sampler: gives the step's prompts; none of them twice.
+        sample: samples and scores a round's prompts.
+        wanted: groups that the batch is to hold.
+    """
+    refill = refilling(objective)
+    greedy = wants_greedy(objective)
+    gathered = Gathered()
+    found = _take(sampler.next_batch(), sample, gathered, greedy)
+    if refill is None:
+        gathered.groups = found
+    else:
+        _refill(sampler, sample, gathered, refill, found, wanted, greedy)
+    if greedy:
+        asked = [t for t in gathered.trajectories if t.greedy]
+        failed = sum(t.reward is None or t.reward.failed for t in asked)
+        gathered.metrics |= {
+            "rollout/greedy_samples": float(len(asked)),
+            "rollout/greedy_failures": float(failed),
+        }
+    return gathered
+
+
+def next_round(missing: int, informative: int, tried: int, most: int) -> int:
+    """Prompts of the next round: as many as are likely needed, at the share observed so far.
+
+    ceil(missing x tried / informative), at most `most`, and `most` while nothing was informative. Our
+    choice: a full round for one missing group would mostly be thrown away.
+    """
+    return min(most, math.ceil(missing * tried / informative)) if informative else most
+
+
+def _refill(
+    sampler: PromptSampler,
+    sample: Sample,
+    gathered: Gathered,
+    refill: Refilling,
+    found: list[list[Trajectory]],
+    wanted: int,
+    greedy: bool,
+) -> None:
+    """Further rounds, until `wanted` groups are informative, the rounds or the prompts run out."""
+    informative = _informative(found, refill)
+    rounds = 1
+    while len(informative) < wanted and rounds < refill.max_rounds:
+        count = next_round(wanted - len(informative), len(informative), gathered.prompts, wanted)
+        prompts = sampler.more(count)
+        if not prompts:
+            break
+        informative += _informative(_take(prompts, sample, gathered, greedy), refill)
+        rounds += 1
+    gathered.groups = informative[:wanted]
+    gathered.metrics |= {
+        "rollout/rounds": float(rounds),
+        "signal/uninformative_groups": float(gathered.prompts - len(informative)),
+        "signal/surplus_groups": float(len(informative) - len(gathered.groups)),
+        "signal/missing_groups": float(wanted - len(gathered.groups)),
+    }
+
+
+def _take(
+    prompts: Sequence[Prompt], sample: Sample, gathered: Gathered, greedy: bool
+) -> list[list[Trajectory]]:
+    """Sample one round, note it down, and return the usable trajectories of each prompt that has some."""
+    trajectories = sample(prompts)
+    gathered.prompts += len(prompts)
+    gathered.trajectories += trajectories
+    groups: dict[str, list[Trajectory]] = {prompt.id: [] for prompt in prompts}
+    for trajectory in trajectories:
+        score = None if trajectory.reward is None else trajectory.reward.score
+        if score is not None and trajectory.greedy:
+            gathered.greedy[trajectory.prompt.id] = score
+        elif score is not None:
+            groups[trajectory.prompt.id].append(trajectory)
+    kept = [group for key, group in groups.items() if group and (not greedy or key in gathered.greedy)]
+    gathered.usable += [t for group in kept for t in group]
+    return kept
+
+
+def _informative(groups: Sequence[list[Trajectory]], refill: Refilling) -> list[list[Trajectory]]:
+    """The groups in which something can be compared, judged on task rewards as they were scored."""
+    owner = [index for index, group in enumerate(groups) for _ in group]
+    rewards = [t.reward.score for group in groups for t in group if t.reward is not None]
+    keep_S = refill.informative(
+        torch.tensor(owner, dtype=torch.int64), torch.tensor(rewards, dtype=torch.float64)
+    )
+    keep = {index for index, kept in zip(owner, keep_S.tolist(), strict=True) if kept}
+    return [group for index, group in enumerate(groups) if index in keep and len(group) > 1]
