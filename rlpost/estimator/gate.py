@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from rlpost.estimator.batch import TokenBatch
+from rlpost.estimator.segments import segment_sum
 
 
 class Gate(Protocol):
@@ -38,3 +39,38 @@ class Open:
     @property
     def formula(self) -> str:
         return "1"
+
+
+@dataclass(frozen=True)
+class PassRateGate:
+    """1[P > threshold] or 1[P <= threshold], P the share of the prompt's rollouts that succeed.
+
+    HPT's switch between learning from rollouts and from a demonstration (unified-hpt.md, eq. 10). It
+    compares counts, k > floor(threshold n + 1e-9), so that 2 of 8 is never above 2/8. The task's reward
+    counts, before any shaping. Every row of the prompt has the same weight; a prompt without
+    rollouts has no P and weight 0 on either side.
+
+    Attributes:
+        threshold: gamma. 1 or above sends every prompt to the "at_most" side, below 0 to the other.
+        success: a rollout succeeds from this reward on.
+        side: "above" for the rollouts' term, "at_most" for the demonstrations'.
+    """
+
+    threshold: float = 0.0
+    success: float = 1.0
+    side: Literal["above", "at_most"] = "above"
+    signals: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        labels, group_S = torch.unique(batch.group_S, return_inverse=True)
+        rollout_S = ~batch.demonstration_S
+        size_G = segment_sum(rollout_S, group_S, labels.shape[0])
+        right_G = segment_sum(rollout_S & (batch.reward_S >= self.success), group_S, labels.shape[0])
+        above_G = right_G > torch.floor(self.threshold * size_G + 1e-9)
+        open_G = above_G if self.side == "above" else ~above_G
+        return (open_G & (size_G > 0)).to(torch.float64)[group_S]
+
+    @property
+    def formula(self) -> str:
+        sign = ">" if self.side == "above" else "<="
+        return f"1 if P {sign} {self.threshold:g}, else 0; P = share of the prompt's R >= {self.success:g}"

@@ -11,7 +11,7 @@ subset of whole sequences, and the losses and gradients of the subsets add up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +25,7 @@ from rlpost.estimator.report import (
     mismatch_measures,
     policy_measures,
     response_measures,
+    selection_measures,
     term_measures,
 )
 from rlpost.estimator.segments import masked
@@ -119,13 +120,13 @@ class Objective:
         return self.signals_for(on_policy=False)
 
     def signals_for(self, *, on_policy: bool) -> frozenset[str]:
-        """The same; on policy, a ratio to the old policy needs no "old_logprob" of its own."""
+        """The same; on policy, a ratio to the old policy, or a mask of it, needs no "old_logprob" of its own."""
         spared = frozenset({"old_logprob"}) if on_policy else frozenset()
         return frozenset().union(
             *(selection.signals for selection in self.selection),
-            *(term.denominator.signals - spared for term in self.terms),
+            *(term.ratio_signals - spared for term in self.terms),
             *(term.signals for term in self.terms),
-            *(regulariser.signals for regulariser in self.regularisers),
+            *(regulariser.signals - spared for regulariser in self.regularisers),
         )
 
     @property
@@ -143,6 +144,19 @@ class Objective:
         """True when `loss` must be given an entropy that carries gradient."""
         return any(isinstance(r, Entropy) for r in self.regularisers)
 
+    @property
+    def adaptive(self) -> tuple[Regulariser, ...]:
+        """The regularisers whose coefficients follow a measurement from step to step."""
+        return tuple(part for part in self.regularisers if part.is_adaptive)
+
+    def with_coefficients(self, coefficients: Mapping[str, float]) -> Objective:
+        """The same with other coefficients of the regularisers whose keys are named ("kl", "entropy")."""
+        regularisers = [
+            part.with_coefficient(coefficients[part.key]) if part.key in coefficients else part
+            for part in self.regularisers
+        ]
+        return replace(self, regularisers=tuple(regularisers))
+
     def prepare(self, batch: TokenBatch, updates: int = 1) -> Prepared:
         """Select, form advantages over whole groups, and fix the weights of every token.
 
@@ -159,11 +173,14 @@ class Objective:
         formed = [term.advantages(left.batch) for term in self.terms]
         reward_S = batch.reward_S.to(torch.float64).index_copy(0, left.index_S, formed[0][0])
         responses = response_measures(left.batch, [advantage_N for _, advantage_N, _ in formed])
-        left = replace(left, columns_N=tuple(advantage_N for _, advantage_N, _ in formed))
+        with_advantages = replace(left, columns_N=tuple(advantage_N for _, advantage_N, _ in formed))
+        left = with_advantages
         for selection in (s for s in self.selection if not s.before_advantages):
             left = left.by(selection(left.batch, left.columns_N[0]))
         prepared = self._weigh(left, [gate_S[left.index_S] for gate_S in gates], reward_S, updates)
-        measures = left.measures + responses
+        measures = prepared.measures + left.measures + responses
+        if self.selection:
+            measures = measures + selection_measures(batch, with_advantages, left)
         for _, _, shaped in formed:
             measures = measures + shaped
         return replace(prepared, measures=measures + batch_measures(batch, prepared))
@@ -174,14 +191,16 @@ class Objective:
         position_S = torch.arange(kept.S, device=left.index_S.device)
         update_S = position_S * min(updates, kept.S) // max(kept.S, 1)
         terms = []
+        measures = Measures()
         regulated_S = torch.zeros_like(kept.demonstration_S)
         for term, gate_S, advantage_N in zip(self.terms, gates, left.columns_N, strict=True):
-            weight_N = term.weights(kept, gate_S, left.keep_N, update_S)
+            weight_N, corrected = term.weights(kept, gate_S, left.keep_N, left.counted_N, update_S)
+            measures = measures + corrected
             terms.append(PreparedTerm(masked(advantage_N, weight_N != 0), weight_N))
             regulated_S = regulated_S | (term.rows_S(kept) & (gate_S > 0))
         regulated_N = kept.mask_N & regulated_S[kept.sequence_N]
         regulariser_N = self.terms[0].aggregation(kept, regulated_N, update_S)
-        return Prepared(kept, tuple(terms), regulariser_N, update_S, left.index_S, reward_S, Measures())
+        return Prepared(kept, tuple(terms), regulariser_N, update_S, left.index_S, reward_S, measures)
 
     def loss(self, logprob_N: Tensor, prepared: Prepared, entropy_N: Tensor | None = None) -> LossOutput:
         """The surrogate of the given sequences, already divided by the global denominators.

@@ -12,7 +12,7 @@ from torch import Tensor
 from rlpost.estimator.advantage import Advantage
 from rlpost.estimator.aggregation import Aggregation
 from rlpost.estimator.batch import TokenBatch, token_index
-from rlpost.estimator.correction import Correction, mismatch_log_weight
+from rlpost.estimator.correction import Correction, correction_measures, mismatch_log_weight
 from rlpost.estimator.denominator import Denominator
 from rlpost.estimator.gate import Gate, Open
 from rlpost.estimator.granularity import Granularity, TokenRatio
@@ -61,10 +61,14 @@ class Term:
     weight: float = 1.0
 
     @property
+    def ratio_signals(self) -> frozenset[str]:
+        """What the denominator and the mask read; "old_logprob" among it is not needed on policy."""
+        return self.denominator.signals | self.mask.signals
+
+    @property
     def signals(self) -> frozenset[str]:
-        """All that the parts read, but for what the denominator reads."""
+        """All that the other parts read."""
         return self.advantage.signals.union(
-            self.mask.signals,
             self.gate.signals,
             *(shaping.signals for shaping in self.shaping),
             *(correction.signals for correction in self.correction),
@@ -100,21 +104,28 @@ class Term:
             advantage_N = shaping.advantage(advantage_N, batch)
         return reward_S, advantage_N.detach(), measures
 
-    def weights(self, batch: TokenBatch, gate_S: Tensor, keep_N: Tensor, update_S: Tensor) -> Tensor:
-        """The constant factor of every token in the loss, float64 [N].
+    def weights(
+        self, batch: TokenBatch, gate_S: Tensor, keep_N: Tensor, counted_N: Tensor, update_S: Tensor
+    ) -> tuple[Tensor, Measures]:
+        """The constant factor of every token in the loss, float64 [N], and what the corrections did.
 
         Args:
             gate_S: the gate's weights.
-            keep_N: the tokens that the selection left to the policy loss.
+            keep_N: the tokens that the selections left to the policy loss.
+            counted_N: the tokens that they left in its denominators.
             update_S: the optimizer update that each sequence belongs to.
         """
         row_S = torch.where(self.rows_S(batch), gate_S, 0.0)
-        active_N = batch.mask_N & keep_N & (row_S > 0)[batch.sequence_N]
+        active_N = batch.mask_N & counted_N & (row_S > 0)[batch.sequence_N]
         factor_N = row_S[batch.sequence_N]
+        measures = Measures()
         if self.correction:
+            counted_N = active_N
             active_N, corrected_N = _corrected(self.correction, active_N, batch)
             factor_N = factor_N * corrected_N
-        return self.weight * self.aggregation(batch, active_N, update_S) * factor_N
+            measures = correction_measures(corrected_N, counted_N)
+        weight_N = self.weight * self.aggregation(batch, active_N, update_S) * factor_N
+        return masked(weight_N, keep_N), measures
 
     def evaluate(self, fixed: PreparedTerm, logprob_N: Tensor, batch: TokenBatch) -> Evaluated:
         """Ratios, the mask's decision and gradient coefficients, from detached log-probs [N]."""
