@@ -3,7 +3,29 @@
 Pure functions on flat, ragged tensors: no I/O, no Ray, no transformers, nothing of the rest of the package.
 """
 
-from rlpost.estimator.advantage import Constant, GroupCentred, GroupNormalised, LeaveOneOut, Reward
+from rlpost.estimator.advantage import (
+    GAE,
+    GDPO,
+    PKPO,
+    BatchScaled,
+    BestMinusSecond,
+    Constant,
+    GreedyBaseline,
+    GroupCentred,
+    GroupCentredWhitened,
+    GroupNormalised,
+    LeaveOneOut,
+    LeaveOneOutNormalised,
+    LengthWeighted,
+    MaxRL,
+    PassAtK,
+    Reward,
+    SmoothNormalised,
+    TokenReturn,
+    clipped_value_loss,
+    gae_returns,
+    merge_statistics,
+)
 from rlpost.estimator.aggregation import (
     SequenceMeanTokenMean,
     SequenceMeanTokenSum,
@@ -22,16 +44,23 @@ from rlpost.estimator.measures import Measures
 from rlpost.estimator.objective import LossOutput, Objective, Prepared
 from rlpost.estimator.parts import PARTS
 from rlpost.estimator.regulariser import KL, Entropy
-from rlpost.estimator.selection import DropUniform, KeepAll
-from rlpost.estimator.shaping import KLInReward, SoftOverlong
+from rlpost.estimator.selection import D3S, DropUniform, KeepAll, MaxVariance, OverlongFilter, TopTokens
+from rlpost.estimator.shaping import ACE, KLInReward, SoftOverlong
 from rlpost.estimator.term import PreparedTerm, Term
 
 __all__ = [
+    "ACE",
     "ALGORITHMS",
+    "D3S",
+    "GAE",
+    "GDPO",
     "KL",
     "PARTS",
+    "PKPO",
     "AllOf",
+    "BatchScaled",
     "Behaviour",
+    "BestMinusSecond",
     "Clip",
     "Clipped",
     "CompositionError",
@@ -40,17 +69,25 @@ __all__ = [
     "DropUniform",
     "DualClip",
     "Entropy",
+    "GreedyBaseline",
     "GroupCentred",
+    "GroupCentredWhitened",
     "GroupNormalised",
     "KLInReward",
     "Keep",
     "KeepAll",
     "LeaveOneOut",
+    "LeaveOneOutNormalised",
+    "LengthWeighted",
     "LossOutput",
+    "MaxRL",
+    "MaxVariance",
     "Measures",
     "Objective",
     "Old",
     "Open",
+    "OverlongFilter",
+    "PassAtK",
     "Prepared",
     "PreparedTerm",
     "Reward",
@@ -59,13 +96,19 @@ __all__ = [
     "SequenceMeanTokenSum",
     "SequenceRatio",
     "SequenceSumOverConstant",
+    "SmoothNormalised",
     "SoftOverlong",
     "Term",
     "TokenBatch",
     "TokenMean",
     "TokenRatio",
+    "TokenReturn",
     "TokenSum",
+    "TopTokens",
     "Unit",
     "build_objective",
+    "clipped_value_loss",
+    "gae_returns",
+    "merge_statistics",
     "token_index",
 ]

@@ -4,7 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlpost.estimator.advantage import Constant, GroupCentred, GroupNormalised, LeaveOneOut, Reward
+from rlpost.estimator.advantage import (
+    GAE,
+    GDPO,
+    PKPO,
+    BatchScaled,
+    BestMinusSecond,
+    Constant,
+    GreedyBaseline,
+    GroupCentred,
+    GroupCentredWhitened,
+    GroupNormalised,
+    LeaveOneOut,
+    LeaveOneOutNormalised,
+    LengthWeighted,
+    MaxRL,
+    PassAtK,
+    Reward,
+    SmoothNormalised,
+    TokenReturn,
+)
 from rlpost.estimator.aggregation import (
     SequenceMeanTokenMean,
     SequenceMeanTokenSum,
@@ -16,8 +35,8 @@ from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, Unit
 from rlpost.estimator.gate import Open
 from rlpost.estimator.granularity import SequenceRatio, TokenRatio
 from rlpost.estimator.mask import Clip, DualClip, Keep
-from rlpost.estimator.selection import DropUniform, KeepAll
-from rlpost.estimator.shaping import KLInReward, SoftOverlong
+from rlpost.estimator.selection import D3S, DropUniform, KeepAll, MaxVariance, OverlongFilter, TopTokens
+from rlpost.estimator.shaping import ACE, KLInReward, SoftOverlong
 
 PARTS: dict[str, dict[str, type[Any]]] = {
     "advantage": {
@@ -26,6 +45,19 @@ PARTS: dict[str, dict[str, type[Any]]] = {
         "leave_one_out": LeaveOneOut,
         "group_centred": GroupCentred,
         "group_normalised": GroupNormalised,
+        "leave_one_out_normalised": LeaveOneOutNormalised,
+        "batch_std": BatchScaled,
+        "maxrl": MaxRL,
+        "opo": LengthWeighted,
+        "greedy_baseline": GreedyBaseline,
+        "token_return": TokenReturn,
+        "group_centred_whitened": GroupCentredWhitened,
+        "gae": GAE,
+        "gdpo": GDPO,
+        "pass_at_k": PassAtK,
+        "pkpo": PKPO,
+        "best_minus_second": BestMinusSecond,
+        "smooth_normalised": SmoothNormalised,
     },
     "denominator": {
         "current": Current,
@@ -45,7 +77,14 @@ PARTS: dict[str, dict[str, type[Any]]] = {
     },
     "correction": {},
     "gate": {"open": Open},
-    "shaping": {"soft_overlong": SoftOverlong, "kl_in_reward": KLInReward},
-    "selection": {"all": KeepAll, "drop_uniform": DropUniform},
+    "shaping": {"soft_overlong": SoftOverlong, "kl_in_reward": KLInReward, "ace": ACE},
+    "selection": {
+        "all": KeepAll,
+        "drop_uniform": DropUniform,
+        "overlong_filter": OverlongFilter,
+        "max_variance": MaxVariance,
+        "top_tokens": TopTokens,
+        "d3s": D3S,
+    },
 }
 """Axis, then name, then class."""

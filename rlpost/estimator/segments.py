@@ -28,6 +28,37 @@ def trained_length(batch: TokenBatch, mask_N: Tensor) -> Tensor:
     return segment_sum(mask_N, batch.sequence_N, batch.S)
 
 
+def sequence_mean(value_N: Tensor, batch: TokenBatch) -> Tensor:
+    """Mean of `value_N` over the trained tokens of each sequence; float64 [S], 0 without any.
+
+    A value that is constant over the sequence comes back exactly, whatever the length.
+    """
+    index_N = batch.mask_N.nonzero(as_tuple=True)[0]
+    owner_M, value_M = batch.sequence_N[index_N], value_N[index_N].to(torch.float64)
+    some_S = torch.zeros(batch.S, dtype=torch.float64, device=value_N.device).scatter(0, owner_M, value_M)
+    excess_S = segment_sum(value_M - some_S[owner_M], owner_M, batch.S)
+    return some_S + excess_S / trained_length(batch, batch.mask_N).clamp(min=1.0)
+
+
+def reverse_scan(value_X: Tensor, segment_X: Tensor, factor: float) -> Tensor:
+    """y_x = value_x + factor * y_{x+1} inside each segment, from its end; [X], like `value_X`.
+
+    By doubling: after step k every y holds 2^k values, so the longest segment of n takes log2(n) steps.
+
+    Args:
+        segment_X: int64 [X], equal labels side by side.
+    """
+    total_X = value_X
+    longest = int(torch.unique_consecutive(segment_X, return_counts=True)[1].max()) if len(segment_X) else 0
+    reach = 1
+    while reach < longest:
+        same_X = segment_X[:-reach] == segment_X[reach:]
+        later_X = masked(factor**reach * total_X[reach:], same_X)
+        total_X = torch.cat((total_X[:-reach] + later_X, total_X[-reach:]))
+        reach *= 2
+    return total_X
+
+
 class Groups:
     """The groups of a batch: dense ids, sizes, and which ones carry a signal.
 
@@ -37,7 +68,9 @@ class Groups:
         size_G: float64 [G], sequences in each group.
         informative_G: bool [G], True where the values are not all equal. Tested by
             max > min, because rounding makes the variance of equal floats non-zero.
-        mean_G: float64 [G].
+        high_G: float64 [G], the largest value of each group.
+        low_G: float64 [G], the smallest.
+        mean_G: float64 [G]; the value itself, not its rounded mean, where all are equal.
     """
 
     def __init__(self, group_S: Tensor, value_S: Tensor) -> None:
@@ -45,12 +78,16 @@ class Groups:
         self.count = labels.shape[0]
         self.value_S = value_S.to(torch.float64)
         self.size_G = segment_sum(torch.ones_like(self.value_S), self.id_S, self.count)
-        self.mean_G = segment_sum(self.value_S, self.id_S, self.count) / self.size_G
-        high = torch.full((self.count,), -torch.inf, dtype=torch.float64, device=value_S.device)
-        low = torch.full((self.count,), torch.inf, dtype=torch.float64, device=value_S.device)
-        high = high.scatter_reduce(0, self.id_S, self.value_S, "amax")
-        low = low.scatter_reduce(0, self.id_S, self.value_S, "amin")
-        self.informative_G = high > low
+        self.high_G = self.largest(self.value_S)
+        self.low_G = -self.largest(-self.value_S)
+        self.informative_G = self.high_G > self.low_G
+        mean_G = segment_sum(self.value_S, self.id_S, self.count) / self.size_G
+        self.mean_G = torch.where(self.informative_G, mean_G, self.high_G)
+
+    def largest(self, value_S: Tensor) -> Tensor:
+        """The largest of other values [S] in each group; float64 [G]."""
+        low_G = torch.full((self.count,), -torch.inf, dtype=torch.float64, device=value_S.device)
+        return low_G.scatter_reduce(0, self.id_S, value_S, "amax")
 
     @property
     def centred_S(self) -> Tensor:

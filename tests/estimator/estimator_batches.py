@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -22,6 +22,7 @@ class Given:
 
     values: tuple[float, ...]
     signals: ClassVar[frozenset[str]] = frozenset()
+    sequence_signals: ClassVar[frozenset[str]] = frozenset()
     needs_group: ClassVar[bool] = False
 
     def __call__(self, batch: TokenBatch) -> Tensor:
@@ -46,20 +47,30 @@ def batch_of(
     rewards: Sequence[float] | None = None,
     demonstrations: Sequence[int] = (),
     on_policy: bool = False,
+    sequence_signals: Mapping[str, Sequence[float]] | None = None,
     **signals: Sequence[float],
 ) -> TokenBatch:
-    """A literal batch; by default one group, rewards 0, 1, 2, ... and no untrained token."""
+    """A literal batch; by default one group, rewards 0, 1, 2, ... and no untrained token.
+
+    What a driver knows of a sequence is by default that of a first visit: no history, a greedy response that
+    failed, and the reward as its only part.
+    """
     S, N = len(lengths), sum(lengths)
+    rewards = list(range(S)) if rewards is None else rewards
+    history = dict.fromkeys(("visits", "samples", "mean", "variance"), [0.0] * S)
+    unseen = {f"prompt_{k}": v for k, v in history.items()} | {"greedy_reward": [0.0] * S}
+    known = {**unseen, "reward_part/answer": rewards} if sequence_signals is None else sequence_signals
     return TokenBatch(
         sequence_N=torch.tensor([s for s, n in enumerate(lengths) for _ in range(n)], dtype=torch.int64),
         mask_N=torch.ones(N, dtype=torch.bool) if mask is None else torch.tensor(mask, dtype=torch.bool),
         turn_N=torch.zeros(N, dtype=torch.int64),
         group_S=torch.zeros(S, dtype=torch.int64) if groups is None else torch.tensor(groups),
-        reward_S=torch.tensor(list(range(S)) if rewards is None else rewards, dtype=torch.float64),
+        reward_S=torch.tensor(rewards, dtype=torch.float64),
         truncated_S=torch.zeros(S, dtype=torch.bool),
         demonstration_S=torch.tensor([s in demonstrations for s in range(S)], dtype=torch.bool),
         on_policy=on_policy,
         signals={k: torch.tensor(v, dtype=torch.float64) for k, v in signals.items()},
+        sequence_signals={k: torch.tensor(v, dtype=torch.float64) for k, v in known.items()},
     )
 
 
@@ -98,9 +109,32 @@ def random_batch(seed: int, *, garbage: float = NAN) -> tuple[TokenBatch, Tensor
         old_logprob=near(1.5),
         behaviour_logprob=near(1.5),
         ref_logprob=near(1.0),
+        entropy=[rng.uniform(0.01, 3.0) if m else garbage for m in mask],
+        value=[rng.uniform(-1.0, 2.0) if m else garbage for m in mask],
+        token_reward=[rng.uniform(-0.2, 0.2) if m else garbage for m in mask],
+        sequence_signals=driver_knowledge(rng, groups, rewards),
     )
     logprob = [lp if m else garbage for lp, m in zip(current, mask, strict=True)]
     return batch, torch.tensor(logprob, dtype=torch.float64)
+
+
+def driver_knowledge(
+    rng: random.Random, groups: Sequence[int], rewards: Sequence[float]
+) -> dict[str, list[float]]:
+    """Random sequence signals: a history, equal within a prompt and empty for some, and two reward parts."""
+    history: dict[int, tuple[int, int, float, float]] = {}
+    for group in sorted(set(groups)):
+        visits = rng.randint(0, 3)
+        samples = sum(rng.randint(1, 6) for _ in range(visits))
+        spread = rng.choice([0.0, 0.2]) if visits else 0.0
+        history[group] = (visits, samples, rng.choice([0.0, 0.4, 2.3]) if visits else 0.0, spread)
+    names = ("prompt_visits", "prompt_samples", "prompt_mean", "prompt_variance")
+    found = {name: [float(history[g][i]) for g in groups] for i, name in enumerate(names)}
+    greedy = {group: rng.choice([0.0, 1.0]) for group in history}
+    found["greedy_reward"] = [greedy[g] for g in groups]
+    found["reward_part/answer"] = [float(r) for r in rewards]
+    found["reward_part/format"] = [rng.choice([0.0, 0.5]) for _ in groups]
+    return found
 
 
 def evaluate(

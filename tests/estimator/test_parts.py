@@ -91,7 +91,7 @@ def test_options_show_in_the_formula() -> None:
 
 @pytest.mark.parametrize("name", PARTS["advantage"])
 def test_every_advantage_gives_one_float64_number_a_token(name: str) -> None:
-    batch = batch_of([2, 0, 3], rewards=[1, 0, 0.5])
+    batch = batch_of([2, 0, 3], rewards=[1, 0, 0.5], value=[0.1] * 5)
     found = PARTS["advantage"][name]()(batch)
     assert found.shape == (5,)
     assert found.dtype == torch.float64

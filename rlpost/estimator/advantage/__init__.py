@@ -5,7 +5,48 @@ over the tokens of a sequence unless its docstring says otherwise, and without g
 """
 
 from rlpost.estimator.advantage.advantage import Advantage
-from rlpost.estimator.advantage.group import GroupCentred, GroupNormalised, LeaveOneOut
-from rlpost.estimator.advantage.plain import Constant, Reward
+from rlpost.estimator.advantage.batch import GDPO, BatchScaled, GroupCentredWhitened
+from rlpost.estimator.advantage.group import (
+    GroupCentred,
+    GroupNormalised,
+    LeaveOneOut,
+    LeaveOneOutNormalised,
+    LengthWeighted,
+    MaxRL,
+)
+from rlpost.estimator.advantage.pass_at_k import PKPO, BestMinusSecond, PassAtK
+from rlpost.estimator.advantage.plain import Constant, GreedyBaseline, Reward
+from rlpost.estimator.advantage.returns import (
+    GAE,
+    TokenReturn,
+    clipped_value_loss,
+    gae_returns,
+    token_rewards,
+)
+from rlpost.estimator.advantage.smooth import SmoothNormalised, merge_statistics
 
-__all__ = ["Advantage", "Constant", "GroupCentred", "GroupNormalised", "LeaveOneOut", "Reward"]
+__all__ = [
+    "GAE",
+    "GDPO",
+    "PKPO",
+    "Advantage",
+    "BatchScaled",
+    "BestMinusSecond",
+    "Constant",
+    "GreedyBaseline",
+    "GroupCentred",
+    "GroupCentredWhitened",
+    "GroupNormalised",
+    "LeaveOneOut",
+    "LeaveOneOutNormalised",
+    "LengthWeighted",
+    "MaxRL",
+    "PassAtK",
+    "Reward",
+    "SmoothNormalised",
+    "TokenReturn",
+    "clipped_value_loss",
+    "gae_returns",
+    "merge_statistics",
+    "token_rewards",
+]

@@ -12,9 +12,13 @@ from rlpost.estimator.batch import TokenBatch
 class Advantage(Protocol):
     """Maps a batch to one advantage per token."""
 
-    signals: ClassVar[frozenset[str]]
     sequence_signals: ClassVar[frozenset[str]]
     needs_group: ClassVar[bool]
+
+    @property
+    def signals(self) -> frozenset[str]:
+        """The token signals it reads; options may decide."""
+        ...
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """`advantage_N`, float64 [N]."""

@@ -52,3 +52,24 @@ class Reward:
     @property
     def formula(self) -> str:
         return "A_i = R_i" if self.baseline == "none" else "A_i = R_i - mean(R over the batch)"
+
+
+@dataclass(frozen=True)
+class GreedyBaseline:
+    """A_i = R_i - R of the prompt's greedy response: ReMax (arXiv 2310.10505).
+
+    The greedy response's reward arrives as the sequence signal "greedy_reward". It is the task's: what a
+    shaping adds to R_i is not in it.
+    """
+
+    signals: ClassVar[frozenset[str]] = frozenset()
+    sequence_signals: ClassVar[frozenset[str]] = frozenset({"greedy_reward"})
+    needs_group: ClassVar[bool] = False
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        greedy_S = batch.sequence_signal("greedy_reward").to(torch.float64)
+        return (batch.reward_S - greedy_S)[batch.sequence_N]
+
+    @property
+    def formula(self) -> str:
+        return "A_i = R_i - R(greedy response)"
