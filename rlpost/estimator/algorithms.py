@@ -19,10 +19,9 @@ from rlpost.estimator.aggregation import (
 from rlpost.estimator.denominator import Current, Old
 from rlpost.estimator.mask import Clip
 from rlpost.estimator.objective import Objective
-from rlpost.estimator.selection import DropUniform
+from rlpost.estimator.selection import D3S, DropUniform, MaxVariance
 from rlpost.estimator.shaping import SoftOverlong
 from rlpost.estimator.term import Term
-
 
 Family = Literal["supervised", "reinforce", "grpo", "sequence", "gates", "dcpo", "pass_at_k", "selection"]
 
@@ -116,5 +115,27 @@ ALGORITHMS: dict[str, Row] = {
         source="arXiv 2503.14476",
         certain="clip 0.2/0.28, token mean, punishment up to -1, no KL",
         ours="uniform groups are dropped, not resampled: a step then trains on fewer groups",
+    ),
+    "d3s": Row(
+        family="selection",
+        summary="GRPO on the rollouts whose advantages vary most, of these the tokens with the largest |A| H",
+        objective=Objective(
+            (Term(GroupNormalised(), Old(), TokenMean(), mask=Clip(0.2, 0.2)),),
+            selection=(D3S(),),
+        ),
+        source="arXiv 2509.22115",
+        certain="both criteria, across groups, advantages of all rollouts formed before; a linear schedule",
+        ours="shares 25 % and 20 %, growing to 100 %; the mean over picked tokens; H of the old policy",
+    ),
+    "pods": Row(
+        family="selection",
+        summary="GRPO on the quarter of each group whose advantages vary most",
+        objective=Objective(
+            (Term(GroupNormalised(), Old(), SequenceMeanTokenMean(), mask=Clip(0.2, 0.2)),),
+            selection=(MaxVariance(scope="group", start=0.25, end=0.25),),
+        ),
+        source="arXiv 2504.13818",
+        certain="the subset of each group with the largest variance of the rewards, of a fixed size",
+        ours="a quarter of each group; advantages are those of the whole group, not formed again",
     ),
 }

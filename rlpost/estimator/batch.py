@@ -84,8 +84,10 @@ class TokenBatch:
         return torch.bincount(self.sequence_N, minlength=self.S)
 
     def signal(self, name: str) -> Tensor:
-        """The signal [N], or a KeyError that names what is there."""
+        """The signal [N], or a KeyError that names what is there; a batch without tokens has every signal."""
         if name not in self.signals:
+            if not self.N:
+                return torch.zeros(0, device=self.mask_N.device)
             raise KeyError(f"the batch has no signal {name!r}, only {sorted(self.signals)}")
         return self.signals[name]
 

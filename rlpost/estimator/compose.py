@@ -19,8 +19,8 @@ from rlpost.estimator.mask import AllOf, Clip, DualClip, Keep
 from rlpost.estimator.objective import Objective
 from rlpost.estimator.parts import PARTS
 from rlpost.estimator.regulariser import KL, Entropy, Regulariser
-from rlpost.estimator.selection import KeepAll
-from rlpost.estimator.shaping import SoftOverlong
+from rlpost.estimator.selection import D3S, KeepAll, MaxVariance, Selection, TopTokens
+from rlpost.estimator.shaping import ACE, SoftOverlong
 from rlpost.estimator.term import Term
 
 TERM_AXES = ("advantage", "denominator", "granularity", "mask", "correction", "gate", "aggregation")
@@ -66,6 +66,7 @@ def build_objective(spec: Mapping[str, Any], *, max_response_tokens: int | None 
     objective = Objective(tuple(terms), selection, (*row.regularisers, *_regularisers(spec)))
     for term in objective.terms:
         _check(term)
+    _check_selection(objective)
     return objective
 
 
@@ -186,12 +187,47 @@ def _check(term: Term) -> None:
         raise CompositionError(
             "a clip around 1 has no meaning for denominator `unit`, whose ratio is pi itself"
         )
+    if isinstance(term.advantage, Constant) and any(isinstance(part, ACE) for part in term.shaping):
+        raise CompositionError(
+            "shaping `ace` weighs wrong responses, and advantage `constant` calls none wrong; "
+            "use an advantage that compares rewards"
+        )
     if isinstance(term.advantage, Constant) and term.shaping:
         raise CompositionError("a shaping of the reward never acts with advantage `constant`")
     if term.rows == "demonstrations" and (term.advantage.needs_group or isinstance(term.advantage, Reward)):
         raise CompositionError("demonstrations have no reward; use advantage `constant`")
     if term.rows == "demonstrations" and term.denominator.signals:
         raise CompositionError("demonstrations have no old policy; use denominator `current` or `unit`")
+
+
+def _check_selection(objective: Objective) -> None:
+    """Refuse selections that have nothing to choose from, or that choose twice."""
+    if not objective.selection:
+        return
+    if all(term.rows == "demonstrations" for term in objective.terms):
+        raise CompositionError(
+            "a selection chooses among rollouts, and this objective trains on demonstrations alone; "
+            "use selection `all`"
+        )
+    kinds = {type(part) for part in objective.selection}
+    for kind, name in ((TopTokens, "top_tokens"), (MaxVariance, "max_variance")):
+        if {D3S, kind} <= kinds:
+            raise CompositionError(f"selection `d3s` does what `{name}` does; use one of the two")
+    first = objective.terms[0]
+    if isinstance(first.advantage, Constant) or first.rows == "demonstrations":
+        for part in objective.selection:
+            if _reads_advantages(part):
+                raise CompositionError(
+                    f"this selection ({part.formula}) compares the advantages of rollouts, and those of the "
+                    "first term are constant; use an advantage that compares rewards"
+                )
+
+
+def _reads_advantages(part: Selection) -> bool:
+    """Whether a selection has nothing to go by where all advantages are the same."""
+    if isinstance(part, TopTokens):
+        return part.score == "advantage_entropy"
+    return isinstance(part, D3S | MaxVariance)
 
 
 def _nearest(word: str, known: Any) -> str:

@@ -12,7 +12,8 @@ from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.denominator import LOG_RATIO_BOUND, Denominator
 from rlpost.estimator.mask import Masked
 from rlpost.estimator.measures import Measures
-from rlpost.estimator.segments import Groups, masked, segment_sum
+from rlpost.estimator.segments import Groups, masked, segment_sum, sequence_mean
+from rlpost.estimator.selection import Narrowed
 
 if TYPE_CHECKING:
     from rlpost.estimator.objective import Prepared
@@ -30,6 +31,45 @@ def response_measures(batch: TokenBatch, advantages: Sequence[Tensor]) -> Measur
     sampled = (~batch.demonstration_S).sum().to(torch.float64)
     share = (useful_S.sum().to(torch.float64), sampled)
     return Measures(means={"signal/nonzero_response_share": share})
+
+
+def selection_measures(batch: TokenBatch, formed: Narrowed, left: Narrowed) -> Measures:
+    """How much of the rollouts the selections left, and what it is worth (d3s.md section 8).
+
+    Args:
+        batch: the whole batch.
+        formed: what the advantages, its first column, were formed over.
+        left: what goes into the updates.
+    """
+    advantage_R, kept_R = (
+        sequence_mean(part.columns_N[0], part.batch)[~part.batch.demonstration_S] for part in (formed, left)
+    )
+    sampled = (~batch.demonstration_S).sum().to(torch.float64)
+    kept = torch.tensor(float(kept_R.shape[0]))
+    used_N = _sampled_tokens(left.batch) & left.keep_N
+    return Measures(
+        means={
+            "selection/kept_sequence_share": (kept, sampled),
+            "selection/kept_token_share": (
+                used_N.sum().to(torch.float64),
+                _sampled_tokens(batch).sum().to(torch.float64),
+            ),
+            "selection/variance_before": _variance(advantage_R),
+            "selection/variance_after": _variance(kept_R),
+            "selection/useful_share": ((kept_R != 0.0).sum().to(torch.float64), kept),
+        }
+    )
+
+
+def _sampled_tokens(batch: TokenBatch) -> Tensor:
+    return batch.mask_N & ~batch.demonstration_S[batch.sequence_N]
+
+
+def _variance(value_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of squared deviations from the mean, and how many there are."""
+    count = torch.tensor(float(value_R.shape[0]))
+    centred_R = value_R - value_R.sum() / count.clamp(min=1.0)
+    return centred_R.square().sum(), count
 
 
 def batch_measures(batch: TokenBatch, prepared: Prepared) -> Measures:
@@ -94,7 +134,7 @@ def mismatch_measures(logprob_N: Tensor, batch: TokenBatch) -> Measures:
     old_N = logprob_N if batch.on_policy else batch.signals.get("old_logprob")
     if old_N is None:
         return Measures()
-    sampled_N = batch.mask_N & ~batch.demonstration_S[batch.sequence_N]
+    sampled_N = _sampled_tokens(batch)
     gap_N = (old_N - batch.signals["behaviour_logprob"])[sampled_N].to(torch.float64)
     unknown = gap_N.isnan().sum().to(torch.float64)
     gap_N = gap_N[~gap_N.isnan()].clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -11,6 +12,9 @@ from torch import Tensor
 from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.measures import Measures
 from rlpost.estimator.segments import masked, segment_sum, trained_length
+
+CONFIDENCE_BOUND = 20.0
+"""ACE's c is clamped to ±20, so that one response cannot carry the whole batch (ours)."""
 
 
 class Shaping(Protocol):
@@ -111,3 +115,69 @@ class KLInReward(RewardShaping):
     @property
     def formula(self) -> str:
         return f"R_i <- R_i - {self.coefficient:g} sum_t log(pi_old/pi_ref)"
+
+
+@dataclass(frozen=True)
+class ACE(AdvantageShaping):
+    """A_i <- A_i (1 + alpha softplus(c_i)) where A_i < 0: confident errors weigh more (arXiv 2602.21420).
+
+    c_i = mean_t (log pi_old,t - log pi_ref,t) is how far the policy has moved towards the response. The
+    product with softplus(c) is the paper's. Ours: alpha, the policy before the first update in c,
+    A < 0 as the mark of an error, c clamped to ±20. On demonstrations it does not act.
+
+    Attributes:
+        normalise: c is the mean over the tokens, as in the paper's implementation; False takes the sum.
+        neutral: softplus(c) - ln 2 (ours), so that c = 0, where training starts, changes nothing.
+    """
+
+    alpha: float = 1.0
+    normalise: bool = True
+    neutral: bool = False
+    signals: ClassVar[frozenset[str]] = frozenset({"old_logprob", "ref_logprob"})
+
+    def __post_init__(self) -> None:
+        if self.alpha < 0.0:
+            raise ValueError(f"alpha must be 0 or above, found {self.alpha:g}")
+        if self.neutral and self.alpha * math.log(2.0) > 1.0:
+            raise ValueError(
+                f"with neutral, alpha must be at most 1/ln 2 = {1 / math.log(2.0):.4f}, found "
+                f"{self.alpha:g}; above, an error that the policy moves away from would be reinforced"
+            )
+
+    def advantage(self, advantage_N: Tensor, batch: TokenBatch) -> Tensor:
+        multiplier_S = self._multiplier(self._confidence(batch), batch)
+        return torch.where(advantage_N < 0.0, advantage_N * multiplier_S[batch.sequence_N], advantage_N)
+
+    def measures(self, advantage_N: Tensor, batch: TokenBatch) -> Measures:
+        negative_N = (advantage_N < 0.0) & batch.mask_N
+        wrong_S = (segment_sum(negative_N, batch.sequence_N, batch.S) > 0) & ~batch.demonstration_S
+        confidence_S = self._confidence(batch)
+        count = wrong_S.sum().to(torch.float64)
+        multiplier_S = self._multiplier(confidence_S, batch)
+        return Measures(
+            means={
+                "ace/confidence_wrong_mean": (masked(confidence_S, wrong_S).sum(), count),
+                "ace/overconfident_share": ((wrong_S & (confidence_S > 0.0)).sum().to(torch.float64), count),
+                "ace/multiplier_mean": (masked(multiplier_S, wrong_S).sum(), count),
+            }
+        )
+
+    def _confidence(self, batch: TokenBatch) -> Tensor:
+        """c_i, float64 [S]; 0 for a response without trained tokens."""
+        gap_N = masked(batch.signal("old_logprob") - batch.signal("ref_logprob"), batch.mask_N)
+        shift_S = segment_sum(gap_N, batch.sequence_N, batch.S)
+        if self.normalise:
+            shift_S = shift_S / trained_length(batch, batch.mask_N).clamp(min=1.0)
+        return shift_S.clamp(-CONFIDENCE_BOUND, CONFIDENCE_BOUND)
+
+    def _multiplier(self, confidence_S: Tensor, batch: TokenBatch) -> Tensor:
+        # softplus has an option to turn linear above a threshold, which is not its definition.
+        softplus_S = torch.logaddexp(confidence_S, torch.zeros_like(confidence_S))
+        penalty_S = softplus_S - math.log(2.0) if self.neutral else softplus_S
+        return torch.where(batch.demonstration_S, 1.0, 1.0 + self.alpha * penalty_S)
+
+    @property
+    def formula(self) -> str:
+        reduction, shift = ("mean_t" if self.normalise else "sum_t"), (" - ln 2" if self.neutral else "")
+        confidence = f"c_i = {reduction} log(pi_old/pi_ref)"
+        return f"A_i <- A_i (1 + {self.alpha:g} (softplus(c_i){shift})) where A_i < 0, {confidence}"

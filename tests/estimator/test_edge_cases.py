@@ -156,17 +156,19 @@ def test_ppo_lets_no_far_ratio_through_in_the_harmful_direction() -> None:
 @pytest.mark.parametrize("case", ["no sequence", "only empty responses", "all masked"])
 def test_a_batch_with_nothing_to_train_has_loss_zero_and_a_graph(name: str, case: str) -> None:
     lengths = {"no sequence": [], "only empty responses": [0, 0], "all masked": [2, 1]}[case]
-    batch = batch_of(lengths, mask=[0] * sum(lengths), old_logprob=[NAN] * sum(lengths))
+    nothing = [NAN] * sum(lengths)
+    batch = batch_of(lengths, mask=[0] * sum(lengths), old_logprob=nothing, entropy=nothing)
     prepared = row(name).prepare(batch)
-    output, gradient_N = evaluate(row(name), prepared, torch.full((sum(lengths),), NAN))
+    output, gradient_N = evaluate(row(name), prepared, torch.full((prepared.batch.N,), NAN))
     assert float(output.loss.detach()) == 0.0
-    assert gradient_N.tolist() == [0.0] * sum(lengths)
+    assert gradient_N.tolist() == [0.0] * prepared.batch.N
     values = output.measures.values()
     assert values["policy/loss"] == 0.0
     assert not any(v != v for v in values.values())
     assert "policy/ratio_mean" not in values
     assert not any(v != v for v in prepared.measures.values().values())
-    assert [len(u) for u in prepared.updates()] == ([] if not lengths else [len(lengths)])
+    assert [len(u) for u in prepared.updates()] == ([prepared.batch.S] if prepared.batch.S else [])
+    assert (0 if name in ("d3s", "pods") else len(lengths)) == prepared.batch.S
 
 
 def test_a_step_whose_groups_are_all_dropped_keeps_nothing_and_says_so() -> None:

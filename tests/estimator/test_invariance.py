@@ -10,13 +10,15 @@ import torch
 from estimator_batches import batch_of, evaluate, kept_tokens, random_batch
 from torch import Tensor
 
-from rlpost.estimator import ALGORITHMS, Measures, Objective, Prepared, build_objective
+from rlpost.estimator import ALGORITHMS, D3S, Measures, Objective, Prepared, build_objective
 
 SPECS = [
     *({"base": name} for name in ALGORITHMS),
     {"base": "grpo", "granularity": "sequence", "kl": 0.3, "entropy": 0.05},
     {"base": "dapo", "denominator": "clipped", "mask": "keep", "kl": {"coefficient": 0.2, "kind": "k3+"}},
     {"base": "rloo", "shaping": [{"kl_in_reward": {"coefficient": 0.1}}]},
+    {"base": "grpo", "granularity": "sequence", "selection": "d3s", "shaping": ["ace"], "kl": 0.1},
+    {"base": "rloo", "selection": ["overlong_filter", {"top_tokens": {"denominators": "kept"}}]},
 ]
 
 
@@ -73,6 +75,9 @@ def test_any_cut_into_microbatches_adds_up_to_the_whole(objective: Objective, se
 @pytest.mark.parametrize("objective", objectives(), ids=[str(s) for s in SPECS])
 def test_permuting_the_sequences_permutes_the_gradient_and_nothing_else(objective: Objective) -> None:
     batch, logprob_N = random_batch(5)
+    # Rewards differ by more than chance would have it, because ties go to the earlier sequence.
+    untied_S = torch.where(batch.group_S == 20, 0.0, 0.01 * torch.arange(batch.S))
+    batch = replace(batch, progress=0.4, reward_S=batch.reward_S + untied_S)
     order = list(range(batch.S))
     random.Random(1).shuffle(order)
     owners = batch.sequence_N.tolist()
@@ -123,6 +128,8 @@ def test_every_update_of_a_step_has_denominators_of_its_own(name: str, updates: 
         part = prepared.rows(index_S)
         # The same sequences as the only ones of a step, with the advantages of the whole step.
         mask_N = part.batch.mask_N & objective.terms[0].rows_S(part.batch)[part.batch.sequence_N]
+        if any(isinstance(selection, D3S) for selection in objective.selection):
+            mask_N = mask_N & part.trained_N
         alone_N = objective.terms[0].aggregation(
             part.batch, mask_N, torch.zeros(part.batch.S, dtype=torch.int64)
         )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from rlpost.estimator.batch import TokenBatch, token_index
 from rlpost.estimator.measures import Measures
+
+Renewal = Literal["kept", "renewed"]
+Statistics = Literal["kept", "dropped"]
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,13 @@ class Selected:
         keep_S: bool [S], the sequences that stay in the batch.
         keep_N: bool [N], the tokens whose policy loss counts; None means all. The others stay in the
             batch: a ratio over the whole sequence, and a KL term, still read them.
+        denominators: whether those others stay in the loss's denominators ("kept") or leave them.
         measures: what to report of it.
     """
 
     keep_S: Tensor
     keep_N: Tensor | None = None
+    denominators: Renewal = "renewed"
     measures: Measures = field(default_factory=Measures)
 
 
@@ -56,6 +61,8 @@ class Narrowed:
         batch: what is left of it.
         index_S: int64, where its sequences were in the whole batch.
         keep_N: bool [N], the tokens whose policy loss counts.
+        counted_N: bool [N], the tokens in its denominators; all of `keep_N`, and those that a
+            selection left there.
         columns_N: further token tensors [N] that are cut with it.
         measures: what the selections reported.
     """
@@ -63,6 +70,7 @@ class Narrowed:
     batch: TokenBatch
     index_S: Tensor
     keep_N: Tensor
+    counted_N: Tensor
     columns_N: tuple[Tensor, ...] = ()
     measures: Measures = field(default_factory=Measures)
 
@@ -71,20 +79,25 @@ class Narrowed:
         """The whole batch."""
         device = batch.group_S.device
         everything_N = torch.ones(batch.N, dtype=torch.bool, device=device)
-        return cls(batch, torch.arange(batch.S, device=device), everything_N)
+        return cls(batch, torch.arange(batch.S, device=device), everything_N, everything_N)
 
     def by(self, selected: Selected) -> Narrowed:
         """What a selection leaves of it."""
-        keep_N = self.keep_N if selected.keep_N is None else self.keep_N & selected.keep_N
+        keep_N, counted_N = self.keep_N, self.counted_N
+        if selected.keep_N is not None:
+            keep_N = keep_N & selected.keep_N
+        if selected.keep_N is not None and selected.denominators == "renewed":
+            counted_N = counted_N & selected.keep_N
         measures = self.measures + selected.measures
         if bool(selected.keep_S.all()):
-            return replace(self, keep_N=keep_N, measures=measures)
+            return replace(self, keep_N=keep_N, counted_N=counted_N, measures=measures)
         index_S = selected.keep_S.nonzero(as_tuple=True)[0]
         index_N, _ = token_index(self.batch.sequence_N, self.batch.S, index_S)
         return Narrowed(
             self.batch.rows(index_S),
             self.index_S[index_S],
             keep_N[index_N],
+            counted_N[index_N],
             tuple(column_N[index_N] for column_N in self.columns_N),
             measures,
         )
