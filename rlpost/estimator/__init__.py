@@ -19,33 +19,48 @@ from rlpost.estimator.advantage import (
     LengthWeighted,
     MaxRL,
     PassAtK,
+    Preference,
     Reward,
     SmoothNormalised,
     TokenReturn,
     clipped_value_loss,
     gae_returns,
     merge_statistics,
+    preference_loss,
 )
 from rlpost.estimator.aggregation import (
+    PromptMean,
     SequenceMeanTokenMean,
     SequenceMeanTokenSum,
     SequenceSumOverConstant,
+    SequenceSumTokenMean,
     TokenMean,
     TokenSum,
 )
 from rlpost.estimator.algorithms import ALGORITHMS, Row
 from rlpost.estimator.batch import TokenBatch, token_index
-from rlpost.estimator.compose import CompositionError, build_objective
-from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, Unit
-from rlpost.estimator.gate import Open
-from rlpost.estimator.granularity import SequenceRatio, TokenRatio
-from rlpost.estimator.mask import AllOf, Clip, DualClip, Keep
+from rlpost.estimator.checks import CompositionError
+from rlpost.estimator.compose import build_objective
+from rlpost.estimator.correction import Banded, RatioGate, SelfNormalised, Truncated
+from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, ShapedUnit, Unit
+from rlpost.estimator.gate import Open, PassRateGate
+from rlpost.estimator.granularity import ClippedGeometric, SequenceRatio, TokenRatio
+from rlpost.estimator.mask import (
+    AllOf,
+    Clip,
+    DualClip,
+    DynamicClip,
+    Keep,
+    OffPolicySequence,
+    SoftGate,
+    TotalVariation,
+)
 from rlpost.estimator.measures import Measures
 from rlpost.estimator.objective import LossOutput, Objective, Prepared
 from rlpost.estimator.parts import PARTS
 from rlpost.estimator.regulariser import KL, Entropy
 from rlpost.estimator.selection import D3S, DropUniform, KeepAll, MaxVariance, OverlongFilter, TopTokens
-from rlpost.estimator.shaping import ACE, KLInReward, SoftOverlong
+from rlpost.estimator.shaping import ACE, KLInReward, SequenceMeanAdvantage, SoftOverlong
 from rlpost.estimator.term import PreparedTerm, Term
 
 __all__ = [
@@ -58,16 +73,19 @@ __all__ = [
     "PARTS",
     "PKPO",
     "AllOf",
+    "Banded",
     "BatchScaled",
     "Behaviour",
     "BestMinusSecond",
     "Clip",
     "Clipped",
+    "ClippedGeometric",
     "CompositionError",
     "Constant",
     "Current",
     "DropUniform",
     "DualClip",
+    "DynamicClip",
     "Entropy",
     "GreedyBaseline",
     "GroupCentred",
@@ -84,19 +102,29 @@ __all__ = [
     "MaxVariance",
     "Measures",
     "Objective",
+    "OffPolicySequence",
     "Old",
     "Open",
     "OverlongFilter",
     "PassAtK",
+    "PassRateGate",
+    "Preference",
     "Prepared",
     "PreparedTerm",
+    "PromptMean",
+    "RatioGate",
     "Reward",
     "Row",
+    "SelfNormalised",
+    "SequenceMeanAdvantage",
     "SequenceMeanTokenMean",
     "SequenceMeanTokenSum",
     "SequenceRatio",
     "SequenceSumOverConstant",
+    "SequenceSumTokenMean",
+    "ShapedUnit",
     "SmoothNormalised",
+    "SoftGate",
     "SoftOverlong",
     "Term",
     "TokenBatch",
@@ -105,10 +133,13 @@ __all__ = [
     "TokenReturn",
     "TokenSum",
     "TopTokens",
+    "TotalVariation",
+    "Truncated",
     "Unit",
     "build_objective",
     "clipped_value_loss",
     "gae_returns",
     "merge_statistics",
+    "preference_loss",
     "token_index",
 ]

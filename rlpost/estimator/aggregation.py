@@ -180,6 +180,11 @@ class PromptMean:
         _ = self._inner
 
     @property
+    def lacks_constant(self) -> bool:
+        """True when C is left to the run."""
+        return self.inside == "sequence_sum_over_constant" and self.constant is None
+
+    @property
     def _inner(self) -> Aggregation:
         if self.inside == "sequence_sum_over_constant":
             return SequenceSumOverConstant(self.constant)

@@ -11,16 +11,15 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from rlpost.estimator.advantage import Constant, Reward
-from rlpost.estimator.aggregation import SequenceSumOverConstant
+from rlpost.estimator.aggregation import PromptMean, SequenceSumOverConstant
 from rlpost.estimator.algorithms import ALGORITHMS
-from rlpost.estimator.denominator import Unit
-from rlpost.estimator.mask import AllOf, Clip, DualClip, Keep
+from rlpost.estimator.checks import CompositionError, check_objective
+from rlpost.estimator.mask import AllOf
 from rlpost.estimator.objective import Objective
-from rlpost.estimator.parts import PARTS
+from rlpost.estimator.parts import PARTS, find_part
 from rlpost.estimator.regulariser import KL, Entropy, Regulariser
-from rlpost.estimator.selection import D3S, KeepAll, MaxVariance, Selection, TopTokens
-from rlpost.estimator.shaping import ACE, SoftOverlong
+from rlpost.estimator.selection import KeepAll
+from rlpost.estimator.shaping import SoftOverlong
 from rlpost.estimator.term import Term
 
 TERM_AXES = ("advantage", "denominator", "granularity", "mask", "correction", "gate", "aggregation")
@@ -28,10 +27,6 @@ KEYS = ("base", *TERM_AXES, "shaping", "selection", "kl", "entropy")
 
 
 WORDS = {float: "a number", int: "a whole number", bool: "true or false", type(None): "null"}
-
-
-class CompositionError(ValueError):
-    """The algorithm named in a configuration does not exist or its parts do not fit together."""
 
 
 def build_objective(spec: Mapping[str, Any], *, max_response_tokens: int | None = None) -> Objective:
@@ -64,9 +59,7 @@ def build_objective(spec: Mapping[str, Any], *, max_response_tokens: int | None 
     selection = _several("selection", spec["selection"]) if "selection" in spec else row.selection
     selection = tuple(part for part in selection if not isinstance(part, KeepAll))
     objective = Objective(tuple(terms), selection, (*row.regularisers, *_regularisers(spec)))
-    for term in objective.terms:
-        _check(term)
-    _check_selection(objective)
+    check_objective(objective)
     return objective
 
 
@@ -99,10 +92,11 @@ def _part(axis: str, word: object) -> Any:
         name, options = next(iter(word.items()))
     else:
         raise CompositionError(f"{axis} must be a name or {{name: {{option: value}}}}, found {word!r}")
-    known = PARTS[axis]
-    if name not in known:
+    kind = find_part(axis, str(name))
+    if kind is None:
+        known = PARTS[axis]
         raise CompositionError(f"no {axis} {name!r}{_nearest(str(name), known)}; known: {', '.join(known)}")
-    return _construct(f"{axis}.{name}", known[str(name)], {} if options is None else options)
+    return _construct(f"{axis}.{name}", kind, {} if options is None else options)
 
 
 def _construct(where: str, kind: type[Any], options: object) -> Any:
@@ -114,7 +108,7 @@ def _construct(where: str, kind: type[Any], options: object) -> Any:
         if key not in fields:
             known = ", ".join(fields) or "none"
             raise CompositionError(f"{where}: unknown option {key!r}{_nearest(key, fields)}; known: {known}")
-        if kind is not AllOf and (kind is not KL or key != "kind") and not _fits(value, hints[key]):
+        if kind is not AllOf and not _fits(value, hints[key]):
             raise CompositionError(f"{where}.{key}: found {value!r}, needed {_spoken(hints[key])}")
     try:
         return kind(**options)
@@ -159,6 +153,9 @@ def _fill(term: Term, max_response_tokens: int | None) -> Term:
     aggregation, shaping = term.aggregation, []
     if isinstance(aggregation, SequenceSumOverConstant) and aggregation.constant is None:
         aggregation = SequenceSumOverConstant(_needed(max_response_tokens, "aggregation constant"))
+    if isinstance(aggregation, PromptMean) and aggregation.lacks_constant:
+        constant = _needed(max_response_tokens, "aggregation constant")
+        aggregation = dataclasses.replace(aggregation, constant=constant)
     for part in term.shaping:
         if isinstance(part, SoftOverlong) and part.limit is None:
             limit = _needed(max_response_tokens, "soft_overlong limit")
@@ -171,63 +168,6 @@ def _needed(max_response_tokens: int | None, what: str) -> float:
     if max_response_tokens is None:
         raise CompositionError(f"the {what} is not set and there is no maximum response length to take")
     return float(max_response_tokens)
-
-
-def _check(term: Term) -> None:
-    """Refuse parts that cannot act together."""
-    current = term.denominator.is_current
-    if current and not isinstance(term.mask, Keep):
-        raise CompositionError(
-            "a clip never acts with denominator `current`, whose ratio is always 1; "
-            "use denominator `old` or mask `keep`"
-        )
-    if current and not term.granularity.is_token:
-        raise CompositionError("granularity `sequence` has no effect with denominator `current`")
-    if isinstance(term.denominator, Unit) and isinstance(term.mask, Clip | DualClip):
-        raise CompositionError(
-            "a clip around 1 has no meaning for denominator `unit`, whose ratio is pi itself"
-        )
-    if isinstance(term.advantage, Constant) and any(isinstance(part, ACE) for part in term.shaping):
-        raise CompositionError(
-            "shaping `ace` weighs wrong responses, and advantage `constant` calls none wrong; "
-            "use an advantage that compares rewards"
-        )
-    if isinstance(term.advantage, Constant) and term.shaping:
-        raise CompositionError("a shaping of the reward never acts with advantage `constant`")
-    if term.rows == "demonstrations" and (term.advantage.needs_group or isinstance(term.advantage, Reward)):
-        raise CompositionError("demonstrations have no reward; use advantage `constant`")
-    if term.rows == "demonstrations" and term.denominator.signals:
-        raise CompositionError("demonstrations have no old policy; use denominator `current` or `unit`")
-
-
-def _check_selection(objective: Objective) -> None:
-    """Refuse selections that have nothing to choose from, or that choose twice."""
-    if not objective.selection:
-        return
-    if all(term.rows == "demonstrations" for term in objective.terms):
-        raise CompositionError(
-            "a selection chooses among rollouts, and this objective trains on demonstrations alone; "
-            "use selection `all`"
-        )
-    kinds = {type(part) for part in objective.selection}
-    for kind, name in ((TopTokens, "top_tokens"), (MaxVariance, "max_variance")):
-        if {D3S, kind} <= kinds:
-            raise CompositionError(f"selection `d3s` does what `{name}` does; use one of the two")
-    first = objective.terms[0]
-    if isinstance(first.advantage, Constant) or first.rows == "demonstrations":
-        for part in objective.selection:
-            if _reads_advantages(part):
-                raise CompositionError(
-                    f"this selection ({part.formula}) compares the advantages of rollouts, and those of the "
-                    "first term are constant; use an advantage that compares rewards"
-                )
-
-
-def _reads_advantages(part: Selection) -> bool:
-    """Whether a selection has nothing to go by where all advantages are the same."""
-    if isinstance(part, TopTokens):
-        return part.score == "advantage_entropy"
-    return isinstance(part, D3S | MaxVariance)
 
 
 def _nearest(word: str, known: Any) -> str:

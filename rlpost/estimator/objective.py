@@ -120,7 +120,7 @@ class Objective:
         return self.signals_for(on_policy=False)
 
     def signals_for(self, *, on_policy: bool) -> frozenset[str]:
-        """The same; on policy, a ratio to the old policy, or a mask of it, needs no "old_logprob" of its own."""
+        """The same; on policy, ratios to the old policy and masks of it need no "old_logprob"."""
         spared = frozenset({"old_logprob"}) if on_policy else frozenset()
         return frozenset().union(
             *(selection.signals for selection in self.selection),

@@ -20,23 +20,35 @@ from rlpost.estimator.advantage import (
     LengthWeighted,
     MaxRL,
     PassAtK,
+    Preference,
     Reward,
     SmoothNormalised,
     TokenReturn,
 )
 from rlpost.estimator.aggregation import (
+    PromptMean,
     SequenceMeanTokenMean,
     SequenceMeanTokenSum,
     SequenceSumOverConstant,
+    SequenceSumTokenMean,
     TokenMean,
     TokenSum,
 )
-from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, Unit
-from rlpost.estimator.gate import Open
-from rlpost.estimator.granularity import SequenceRatio, TokenRatio
-from rlpost.estimator.mask import Clip, DualClip, Keep
+from rlpost.estimator.correction import Banded, RatioGate, SelfNormalised, Truncated
+from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, ShapedUnit, Unit
+from rlpost.estimator.gate import Open, PassRateGate
+from rlpost.estimator.granularity import ClippedGeometric, SequenceRatio, TokenRatio
+from rlpost.estimator.mask import (
+    Clip,
+    DualClip,
+    DynamicClip,
+    Keep,
+    OffPolicySequence,
+    SoftGate,
+    TotalVariation,
+)
 from rlpost.estimator.selection import D3S, DropUniform, KeepAll, MaxVariance, OverlongFilter, TopTokens
-from rlpost.estimator.shaping import ACE, KLInReward, SoftOverlong
+from rlpost.estimator.shaping import ACE, KLInReward, SequenceMeanAdvantage, SoftOverlong
 
 PARTS: dict[str, dict[str, type[Any]]] = {
     "advantage": {
@@ -58,6 +70,7 @@ PARTS: dict[str, dict[str, type[Any]]] = {
         "pkpo": PKPO,
         "best_minus_second": BestMinusSecond,
         "smooth_normalised": SmoothNormalised,
+        "preference": Preference,
     },
     "denominator": {
         "current": Current,
@@ -65,19 +78,44 @@ PARTS: dict[str, dict[str, type[Any]]] = {
         "behaviour": Behaviour,
         "clipped": Clipped,
         "unit": Unit,
+        "shaped_unit": ShapedUnit,
     },
-    "granularity": {"token": TokenRatio, "sequence": SequenceRatio},
-    "mask": {"keep": Keep, "clip": Clip, "dual_clip": DualClip},
+    "granularity": {
+        "token": TokenRatio,
+        "sequence": SequenceRatio,
+        "clipped_geometric": ClippedGeometric,
+    },
+    "mask": {
+        "keep": Keep,
+        "clip": Clip,
+        "dual_clip": DualClip,
+        "dynamic_clip": DynamicClip,
+        "soft_gate": SoftGate,
+        "total_variation": TotalVariation,
+        "off_policy_sequence": OffPolicySequence,
+    },
     "aggregation": {
         "token_mean": TokenMean,
         "token_sum": TokenSum,
         "sequence_mean_token_sum": SequenceMeanTokenSum,
         "sequence_mean_token_mean": SequenceMeanTokenMean,
         "sequence_sum_over_constant": SequenceSumOverConstant,
+        "sequence_sum_token_mean": SequenceSumTokenMean,
+        "prompt_mean": PromptMean,
     },
-    "correction": {},
-    "gate": {"open": Open},
-    "shaping": {"soft_overlong": SoftOverlong, "kl_in_reward": KLInReward, "ace": ACE},
+    "correction": {
+        "truncated": Truncated,
+        "banded": Banded,
+        "ratio_gate": RatioGate,
+        "self_normalised": SelfNormalised,
+    },
+    "gate": {"open": Open, "pass_rate": PassRateGate},
+    "shaping": {
+        "soft_overlong": SoftOverlong,
+        "kl_in_reward": KLInReward,
+        "ace": ACE,
+        "sequence_mean_advantage": SequenceMeanAdvantage,
+    },
     "selection": {
         "all": KeepAll,
         "drop_uniform": DropUniform,
@@ -88,3 +126,21 @@ PARTS: dict[str, dict[str, type[Any]]] = {
     },
 }
 """Axis, then name, then class."""
+
+_REGISTERED: dict[tuple[str, str], type[Any]] = {}
+
+
+def register_part(axis: str, name: str, kind: type[Any]) -> None:
+    """Let configurations of this process name a part that is not shipped; a second time replaces the first.
+
+    Raises:
+        ValueError: there is no such axis, or a shipped part has that name.
+    """
+    if axis not in PARTS or name in PARTS[axis]:
+        raise ValueError(f"{name!r} cannot be a part of {axis!r}: it is shipped, or there is no such axis")
+    _REGISTERED[axis, name] = kind
+
+
+def find_part(axis: str, name: str) -> type[Any] | None:
+    """The shipped or registered part of that name; None when there is none."""
+    return PARTS[axis].get(name, _REGISTERED.get((axis, name)))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.measures import Measures
-from rlpost.estimator.segments import masked, segment_sum, trained_length
+from rlpost.estimator.segments import masked, segment_sum, sequence_mean, trained_length
 
 CONFIDENCE_BOUND = 20.0
 """ACE's c is clamped to ±20, so that one response cannot carry the whole batch (ours)."""
@@ -115,6 +115,24 @@ class KLInReward(RewardShaping):
     @property
     def formula(self) -> str:
         return f"R_i <- R_i - {self.coefficient:g} sum_t log(pi_old/pi_ref)"
+
+
+@dataclass(frozen=True)
+class SequenceMeanAdvantage(AdvantageShaping):
+    """A_t <- mean of A over the sequence's trained tokens: one advantage for one ratio.
+
+    It sets GSPO apart from GSPO-token where A varies by token (arXiv 2507.18071); where A is
+    constant it changes nothing.
+    """
+
+    signals: ClassVar[frozenset[str]] = frozenset()
+
+    def advantage(self, advantage_N: Tensor, batch: TokenBatch) -> Tensor:
+        return sequence_mean(advantage_N, batch)[batch.sequence_N]
+
+    @property
+    def formula(self) -> str:
+        return "A_t <- mean_t A_t over the sequence"
 
 
 @dataclass(frozen=True)

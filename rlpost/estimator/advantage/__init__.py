@@ -16,6 +16,7 @@ from rlpost.estimator.advantage.group import (
 )
 from rlpost.estimator.advantage.pass_at_k import PKPO, BestMinusSecond, PassAtK
 from rlpost.estimator.advantage.plain import Constant, GreedyBaseline, Reward
+from rlpost.estimator.advantage.preference import Preference, preference_loss
 from rlpost.estimator.advantage.returns import (
     GAE,
     TokenReturn,
@@ -42,11 +43,13 @@ __all__ = [
     "LengthWeighted",
     "MaxRL",
     "PassAtK",
+    "Preference",
     "Reward",
     "SmoothNormalised",
     "TokenReturn",
     "clipped_value_loss",
     "gae_returns",
     "merge_statistics",
+    "preference_loss",
     "token_rewards",
 ]

@@ -1,0 +1,150 @@
+"""Which parts cannot act together, and why."""
+
+from __future__ import annotations
+
+from rlpost.estimator.advantage import Constant, Reward
+from rlpost.estimator.correction import SelfNormalised
+from rlpost.estimator.denominator import Behaviour, ShapedUnit, Unit
+from rlpost.estimator.gate import PassRateGate
+from rlpost.estimator.granularity import ClippedGeometric
+from rlpost.estimator.mask import AllOf, SoftGate
+from rlpost.estimator.objective import Objective
+from rlpost.estimator.parts import PARTS
+from rlpost.estimator.regulariser import KL
+from rlpost.estimator.selection import D3S, MaxVariance, Selection, TopTokens
+from rlpost.estimator.shaping import ACE
+from rlpost.estimator.term import Term
+
+
+class CompositionError(ValueError):
+    """The algorithm named in a configuration does not exist or its parts do not fit together."""
+
+
+def check_objective(objective: Objective) -> None:
+    """Refuse parts that cannot act together.
+
+    Raises:
+        CompositionError: with the reason and a remedy.
+    """
+    for term in objective.terms:
+        _check_ratio(term)
+        _check_mask(term)
+        _check_correction(term)
+        _check_rows(term)
+    _check_selection(objective)
+    gated = any(isinstance(term.gate, PassRateGate) for term in objective.terms)
+    if gated and all(term.rows == "demonstrations" for term in objective.terms):
+        raise CompositionError(
+            "gate `pass_rate` counts rollouts that succeed, and this objective has demonstrations alone; "
+            "use gate `open`"
+        )
+    for part in objective.regularisers:
+        if isinstance(part, KL) and part.kind == "k1":
+            raise CompositionError(
+                "kl: k1 has expected gradient 0 as a loss, it belongs in the reward (shaping kl_in_reward); "
+                "use k2, k3, k3+, k3w or k3_old"
+            )
+
+
+def _name(axis: str, part: object) -> str:
+    """The name by which a configuration knows a part."""
+    return next((name for name, kind in PARTS[axis].items() if kind is type(part)), type(part).__name__)
+
+
+def _check_ratio(term: Term) -> None:
+    """Denominator, granularity and the masks that bound their ratio."""
+    granularity = _name("granularity", term.granularity)
+    if term.denominator.is_current and term.mask.bounds_ratio:
+        raise CompositionError(
+            "a clip never acts with denominator `current`, whose ratio is always 1; "
+            "use denominator `old` or mask `keep`"
+        )
+    if term.denominator.is_current and not term.granularity.is_token:
+        raise CompositionError(f"granularity `{granularity}` has no effect with denominator `current`")
+    if isinstance(term.denominator, Unit | ShapedUnit):
+        denominator = _name("denominator", term.denominator)
+        if term.mask.bounds_ratio or isinstance(term.granularity, ClippedGeometric):
+            raise CompositionError(
+                f"a clip around 1 has no meaning for denominator `{denominator}`, whose ratio is pi itself; "
+                "use mask `keep` and granularity `token`"
+            )
+    if isinstance(term.denominator, ShapedUnit) and not term.granularity.is_token:
+        raise CompositionError(
+            "denominator `shaped_unit` shapes a token's probability; use granularity `token`"
+        )
+
+
+def _check_mask(term: Term) -> None:
+    """Masks among themselves and with the granularity."""
+    masks = term.mask.masks if isinstance(term.mask, AllOf) else (term.mask,)
+    for mask in masks:
+        if mask.is_token and not term.granularity.is_token:
+            raise CompositionError(
+                f"mask `{_name('mask', mask)}` compares a token's own probabilities; use granularity `token`"
+            )
+    if any(isinstance(mask, SoftGate) for mask in masks[1:]):
+        raise CompositionError(
+            "mask `soft_gate` must come first in a list, since the loss value is that of the first mask"
+        )
+
+
+def _check_correction(term: Term) -> None:
+    """Corrections need a mismatch that nothing else has corrected."""
+    if not term.correction:
+        return
+    if isinstance(term.denominator, Behaviour):
+        raise CompositionError(
+            "denominator `behaviour` already corrects for the sampler's policy, and a correction would do it "
+            "twice; use denominator `old`, or no correction"
+        )
+    if term.rows == "demonstrations":
+        raise CompositionError("demonstrations were not sampled; a correction has nothing to correct there")
+    if isinstance(term.correction[0], SelfNormalised):
+        raise CompositionError(
+            "correction `self_normalised` divides the factors before it; put `truncated` or `banded` first"
+        )
+
+
+def _check_rows(term: Term) -> None:
+    """What a term's rows know."""
+    if isinstance(term.advantage, Constant) and any(isinstance(part, ACE) for part in term.shaping):
+        raise CompositionError(
+            "shaping `ace` weighs wrong responses, and advantage `constant` calls none wrong; "
+            "use an advantage that compares rewards"
+        )
+    if isinstance(term.advantage, Constant) and term.shaping:
+        raise CompositionError("a shaping of the reward never acts with advantage `constant`")
+    if term.rows == "demonstrations" and (term.advantage.needs_group or isinstance(term.advantage, Reward)):
+        raise CompositionError("demonstrations have no reward; use advantage `constant`")
+    if term.rows == "demonstrations" and term.ratio_signals:
+        raise CompositionError("demonstrations have no old policy; use denominator `current` or `unit`")
+
+
+def _check_selection(objective: Objective) -> None:
+    """Refuse selections that have nothing to choose from, or that choose twice."""
+    if not objective.selection:
+        return
+    if all(term.rows == "demonstrations" for term in objective.terms):
+        raise CompositionError(
+            "a selection chooses among rollouts, and this objective trains on demonstrations alone; "
+            "use selection `all`"
+        )
+    kinds = {type(part) for part in objective.selection}
+    for kind, name in ((TopTokens, "top_tokens"), (MaxVariance, "max_variance")):
+        if {D3S, kind} <= kinds:
+            raise CompositionError(f"selection `d3s` does what `{name}` does; use one of the two")
+    first = objective.terms[0]
+    if isinstance(first.advantage, Constant) or first.rows == "demonstrations":
+        for part in objective.selection:
+            if _reads_advantages(part):
+                raise CompositionError(
+                    f"this selection ({part.formula}) compares the advantages of rollouts, and those of the "
+                    "first term are constant; use an advantage that compares rewards"
+                )
+
+
+def _reads_advantages(part: Selection) -> bool:
+    """Whether a selection has nothing to go by where all advantages are the same."""
+    if isinstance(part, TopTokens):
+        return part.score == "advantage_entropy"
+    return isinstance(part, D3S | MaxVariance)
