@@ -93,7 +93,7 @@ def compare(
         raise RlpostError(
             f"{len(failed)} of {len(runs)} runs failed",
             where=failed[0].run.directory,
-            found=_last_line(failed[0]),
+            found=_root_cause(failed[0]),
             remedy="mend it and give the same command again: complete runs are kept",
         )
     return results
@@ -109,8 +109,10 @@ def _records(runs: Sequence[ComparedRun], outcomes: Sequence[Outcome]) -> list[R
     return [gather(run, failures.get(id(run))) for run in runs if run.arm is not None]
 
 
-def _last_line(outcome: Outcome) -> str:
-    return (outcome.failure or "").splitlines()[-1].strip()
+def _root_cause(outcome: Outcome) -> str:
+    """What the run's own message says went wrong; without one, the last line there is."""
+    lines = (outcome.failure or "").splitlines()
+    return next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
 
 
 def _write(path: Path, text: str) -> None:

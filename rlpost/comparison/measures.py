@@ -38,7 +38,8 @@ MEASURES = (
         "nonzero_advantage_share",
         "non-zero advantages",
         "percent",
-        "trained tokens with an advantage that is not 0, mean over steps",
+        "trained tokens with an advantage that is not 0, mean over steps; near 100 % where uniform groups "
+        "are dropped before they are trained on",
     ),
     Measure(
         "informative_group_share",

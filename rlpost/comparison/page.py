@@ -23,6 +23,7 @@ STYLE = """<style>
   vertical-align: middle; }
 .stages { flex-wrap: wrap; font-size: 14px; }
 .failed { color: #b91c1c; }
+.warnings { margin: 14px 0; }
 .warnings pre { margin: 6px 0 10px; }
 ul.plain { color: #475569; padding-left: 20px; }
 </style>"""

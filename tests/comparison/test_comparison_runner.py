@@ -95,6 +95,7 @@ def test_two_arms_are_compared_a_failed_one_does_not_stop_the_other_and_the_rest
     assert isinstance(failed, RlpostError)
     assert failed.exit_status == 1
     assert "2 of 6 runs failed" in str(failed)
+    assert "found:  error: reward 'raises' fails on a gold answer" in str(failed)
     assert printed.count("FAILED: exit status 2") == 2
     assert "the verifier is broken" in printed
     tree = json.loads((output / "comparison.json").read_text())
