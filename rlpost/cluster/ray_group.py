@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rlpost.config.plugins import part_modules
 from rlpost.errors import ConfigError, DeadlineError, RlpostError
 
 START_DEADLINE_S = 120.0
@@ -24,6 +25,8 @@ def connect(address: str | None) -> None:
             where="cluster.mode",
             remedy="pip install 'rlpost[ray]', or set cluster.mode=inline",
         ) from error
+    for module in part_modules():
+        ray.cloudpickle.register_pickle_by_value(module)
     if ray.is_initialized():
         return
     settings: dict[str, Any] = {"include_dashboard": False, "log_to_driver": True, "logging_level": "warning"}

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from rlpost.config import yaml_text
 from rlpost.config.overrides import apply_override
+from rlpost.config.plugins import forget_parts, with_absolute_parts
 from rlpost.config.problems import Problem, describe, from_pydantic, to_error
 from rlpost.config.rules import check
 from rlpost.config.schema import RunConfig
@@ -43,8 +44,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         set_by[key_path] = override
     report = _Report(document, tree, set_by)
     report.raise_for(misplaced(tree))
+    merged = merge(tree)
+    for stage in merged["stages"]:
+        if "algorithm" in stage:
+            stage["algorithm"] = with_absolute_parts(stage["algorithm"], Path(path).parent)
+    forget_parts()
     try:
-        config = RunConfig.model_validate(merge(tree))
+        config = RunConfig.model_validate(merged)
     except ValidationError as error:
         report.raise_for(from_pydantic(error.errors(include_url=False)))
         raise

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rlpost.config import size_rules
+from rlpost.config.plugins import load_parts
 from rlpost.config.problems import Problem
 from rlpost.config.schema import DataConfig, RewardConfig, RunConfig, StageConfig
 from rlpost.config.yaml_text import KeyPath
@@ -240,8 +241,9 @@ def stage_objective(stage: StageConfig) -> Objective:
     """The objective that a stage trains.
 
     Raises:
-        CompositionError: the stage's `algorithm` is not valid.
+        CompositionError: the stage's `algorithm` is not valid, or a file that it names holds no such part.
     """
+    load_parts(stage.algorithm)
     return build_objective(stage.algorithm, max_response_tokens=stage.rollout.max_response_tokens)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import rlpost.estimator
+from rlpost.config.plugins import part_modules
 from rlpost.data.collate import ModelInputs
 from rlpost.errors import CheckpointError
 from rlpost.estimator import Measures, Objective, Prepared, PreparedTerm, TokenBatch
@@ -136,7 +137,9 @@ def _to_json(value: Any) -> Any:
     """Frozen dataclasses of the estimator as objects that name their class."""
     if dataclasses.is_dataclass(value):
         fields = {f.name: _to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"part": type(value).__name__, **fields}
+        kind = type(value)
+        shipped = kind.__name__ in rlpost.estimator.__all__ and kind.__module__.startswith("rlpost.")
+        return {"part": kind.__name__ if shipped else f"{kind.__module__}:{kind.__name__}", **fields}
     return [_to_json(item) for item in value] if isinstance(value, tuple) else value
 
 
@@ -146,7 +149,18 @@ def _from_json(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     fields = {k: _from_json(v) for k, v in value.items() if k != "part"}
-    # Only names that the estimator exports: a file must not be able to name any other class.
-    if value["part"] not in rlpost.estimator.__all__:
-        raise ValueError(f"unknown part {value['part']!r}")
-    return getattr(rlpost.estimator, value["part"])(**fields)
+    return _part(value["part"])(**fields)
+
+
+def _part(name: str) -> Any:
+    """The class of a part: one that the estimator exports, or one that the recipe's own files define.
+
+    A saved batch must not be able to name any other class.
+    """
+    module, _, own = name.rpartition(":")
+    if not module and name in rlpost.estimator.__all__:
+        return getattr(rlpost.estimator, name)
+    for loaded in part_modules():
+        if loaded.__name__ == module and hasattr(loaded, own):
+            return getattr(loaded, own)
+    raise ValueError(f"unknown part {name!r}")

@@ -168,8 +168,8 @@ _SIGNAL = (
     Metric(
         "signal/uninformative_groups",
         "groups",
-        "prompts sampled in this step that refilling passed over: their task rewards were all equal, or fewer "
-        "than two could be scored",
+        "prompts sampled in this step that refilling passed over: their task rewards were all equal, or "
+        "fewer than two could be scored",
         "below `data/prompts` / 2; they cost as much as the others",
     ),
     Metric(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlpost.config.plugins import part_digests, portable_parts
 from rlpost.config.schema import CheckpointConfig, RunConfig
 from rlpost.training.checkpoint import find_checkpoint, save_checkpoint
 from rlpost.training.learners import Learners
@@ -31,7 +32,11 @@ def run_identity(config: RunConfig, fingerprints: Mapping[str, str]) -> dict[str
             del stage["train"]["steps"]
         for key in ("path", "tokens_per_microbatch", "layout"):
             stage["data" if key == "path" else "train"].pop(key)
+        stage["algorithm"] = portable_parts(stage["algorithm"])
     flat = dict(_flatten("", tree))
+    for stage in config.stages:
+        for name, digest in part_digests(stage.algorithm).items():
+            flat[f"content of {name} of stage {stage.name}"] = digest[:16]
     return flat | {f"dataset of stage {name}": value for name, value in fingerprints.items()}
 
 

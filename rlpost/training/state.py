@@ -82,7 +82,7 @@ class RunState:
             self.prompts.setdefault(prompt_id, PromptStatistics()).add(values)
 
     def statistics(self, prompt_ids: Sequence[str]) -> dict[str, list[float]]:
-        """What was known before this step of the prompt of each response, by sequence signal; 0 if nothing."""
+        """What earlier steps know of the prompt of each response, by sequence signal; 0 if nothing."""
         known = [self.prompts.get(prompt_id, PromptStatistics()) for prompt_id in prompt_ids]
         return {
             f"prompt_{name}": [float(getattr(statistics, name)) for statistics in known]
