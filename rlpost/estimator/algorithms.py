@@ -9,15 +9,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rlpost.estimator.advantage import Constant, GroupCentred, GroupNormalised, LeaveOneOut, Reward
+from rlpost.estimator.advantage import (
+    GDPO,
+    PKPO,
+    BatchScaled,
+    BestMinusSecond,
+    Constant,
+    GreedyBaseline,
+    GroupCentred,
+    GroupCentredWhitened,
+    GroupNormalised,
+    LeaveOneOut,
+    LengthWeighted,
+    MaxRL,
+    PassAtK,
+    Reward,
+    SmoothNormalised,
+    TokenReturn,
+)
 from rlpost.estimator.aggregation import (
     SequenceMeanTokenMean,
     SequenceMeanTokenSum,
     SequenceSumOverConstant,
+    SequenceSumTokenMean,
     TokenMean,
 )
 from rlpost.estimator.denominator import Current, Old
-from rlpost.estimator.mask import Clip
+from rlpost.estimator.mask import Clip, DynamicClip
 from rlpost.estimator.objective import Objective
 from rlpost.estimator.selection import D3S, DropUniform, MaxVariance
 from rlpost.estimator.shaping import SoftOverlong
@@ -77,6 +95,46 @@ ALGORITHMS: dict[str, Row] = {
         certain="advantage and token sum; the paper adds a KL penalty of 0.03 to the reward",
         ours="no KL unless asked for (shaping kl_in_reward); no ratio, so one update per step",
     ),
+    "reinforce_pp": Row(
+        family="reinforce",
+        summary="the return from each token on, whitened over the tokens of the whole batch; no group needed",
+        objective=Objective(
+            (Term(TokenReturn(whiten="sample"), Old(), TokenMean(), mask=Clip(0.2, 0.2)),),
+        ),
+        source="arXiv 2501.03262",
+        certain="k1 in the reward of each token, no discount, whitening over the global batch, PPO's clip",
+        ours="the KL is 0 unless asked for (advantage token_return: kl); unbiased variance; token mean",
+    ),
+    "reinforce_pp_baseline": Row(
+        family="reinforce",
+        summary="group-centred rewards, whitened over the tokens of the whole batch",
+        objective=Objective(
+            (Term(GroupCentredWhitened(), Old(), TokenMean(), mask=Clip(0.2, 0.2)),),
+        ),
+        source="arXiv 2501.03262",
+        certain="no division by the group's deviation, whitening over the global batch, PPO's clip; KL as k2",
+        ours="no KL unless asked for (kl, kind k2); unbiased variance; uniform groups keep a small advantage",
+    ),
+    "opo": Row(
+        family="reinforce",
+        summary="each response against the group's mean reward weighted by length",
+        objective=Objective(
+            (Term(LengthWeighted(), Current(), SequenceMeanTokenSum()),),
+        ),
+        source="arXiv 2505.23585",
+        certain="the baseline, and strictly on-policy updates",
+        ours="the response as one action (token sum); no KL, no entropy bonus unless asked for",
+    ),
+    "remax": Row(
+        family="reinforce",
+        summary="each response against the greedy response of its prompt; no group needed",
+        objective=Objective(
+            (Term(GreedyBaseline(), Current(), SequenceMeanTokenSum()),),
+        ),
+        source="arXiv 2310.10505",
+        certain="the baseline; the response is one action",
+        ours="no KL unless asked for (shaping kl_in_reward); one greedy response a prompt and step",
+    ),
     "grpo": Row(
         family="grpo",
         summary="group-normalised rewards with PPO's clip, averaged per sequence",
@@ -99,7 +157,7 @@ ALGORITHMS: dict[str, Row] = {
     ),
     "dapo": Row(
         family="grpo",
-        summary="clip-higher, token mean, uniform groups dropped, soft overlong punishment",
+        summary="clip-higher, token mean, uniform groups replaced by further ones, soft overlong punishment",
         objective=Objective(
             (
                 Term(
@@ -110,11 +168,82 @@ ALGORITHMS: dict[str, Row] = {
                     shaping=(SoftOverlong(),),
                 ),
             ),
-            selection=(DropUniform(),),
+            selection=(DropUniform(refill=True),),
         ),
         source="arXiv 2503.14476",
-        certain="clip 0.2/0.28, token mean, punishment up to -1, no KL",
-        ours="uniform groups are dropped, not resampled: a step then trains on fewer groups",
+        certain="clip 0.2/0.28, token mean, punishment up to -1, no KL, prompts sampled until the batch is full",
+        ours="at most 8 rounds of sampling, the later ones as large as the share of informative groups so far "
+        "suggests; surplus groups are dropped",
+    ),
+    "batch_std": Row(
+        family="grpo",
+        summary="group-centred rewards over the standard deviation of the whole batch (Lite PPO)",
+        objective=Objective(
+            (Term(BatchScaled(), Old(), TokenMean(), mask=Clip(0.2, 0.2)),),
+        ),
+        source="arXiv 2508.08221",
+        certain="the group's mean, the batch's deviation",
+        ours="unbiased deviation, epsilon 1e-4; PPO's clip 0.2 and the token mean; no KL unless asked for",
+    ),
+    "maxrl": Row(
+        family="grpo",
+        summary="group-centred rewards over the group's mean: rare successes count most",
+        objective=Objective(
+            (Term(MaxRL(), Old(), TokenMean(), mask=Clip(0.2, 0.2)),),
+        ),
+        source="arXiv 2602.02710",
+        certain="the advantage, 0 where no response succeeds",
+        ours="epsilon 1e-6; PPO's clip 0.2 and the token mean; no KL unless asked for",
+    ),
+    "gdpo": Row(
+        family="grpo",
+        summary="each reward function normalised by itself, added up, then scaled over the batch",
+        objective=Objective(
+            (Term(GDPO(), Old(), SequenceMeanTokenMean(), mask=Clip(0.2, 0.2)),),
+        ),
+        source="arXiv 2601.05242",
+        certain="normalisation part by part, weighted sum, whitening over the batch",
+        ours="every part counts 1 unless `weights` says otherwise; the whitening is over responses; GRPO's loss",
+    ),
+    "dcpo": Row(
+        family="dcpo",
+        summary="clip bounds by the token's probability, advantages smoothed over a prompt's history",
+        objective=Objective(
+            (Term(SmoothNormalised(), Old(), SequenceSumTokenMean(), mask=DynamicClip()),),
+        ),
+        source="arXiv 2509.02333",
+        certain="bounds 0.16/0.2 with ratios up to 10, both smoothed advantages, mean inside a response, no KL",
+        ours="the sum runs over all prompts of an update too; population deviation; history counted by response",
+    ),
+    "pass_at_k": Row(
+        family="pass_at_k",
+        summary="GRPO on the best of every k responses, in closed form, for right and wrong ones",
+        objective=Objective(
+            (Term(PassAtK(), Old(), SequenceMeanTokenMean(), mask=Clip(0.2, 0.2)),),
+        ),
+        source="arXiv 2508.10751",
+        certain="the advantage; k = 1 is GRPO with the population deviation",
+        ours="k = 2 and right from a reward of 0.5 on, unless set; groups smaller than k get 0; GRPO's loss",
+    ),
+    "pkpo": Row(
+        family="pass_at_k",
+        summary="the unbiased gradient of the expected best of k rewards, for any rewards",
+        objective=Objective(
+            (Term(PKPO(), Current(), SequenceMeanTokenSum()),),
+        ),
+        source="arXiv 2505.15201",
+        certain="the weights, plain and leave-one-out minus one; both unbiased",
+        ours="k = 2 and leave-one-out minus one unless set; the response as one action; no ratio",
+    ),
+    "best_minus_second": Row(
+        family="pass_at_k",
+        summary="only the best response of a group learns, by its lead over the second",
+        objective=Objective(
+            (Term(BestMinusSecond(), Old(), SequenceMeanTokenMean(), mask=Clip(0.2, 0.2)),),
+        ),
+        source="arXiv 2503.19595",
+        certain="the advantage: PKPO's with k = the size of the group, up to that factor",
+        ours="not divided by the deviation unless asked for; GRPO's loss",
     ),
     "d3s": Row(
         family="selection",
