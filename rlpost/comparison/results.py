@@ -184,10 +184,10 @@ def band(records: Sequence[RunRecord], name: str, width: int) -> list[BandPoint]
             points.setdefault(place, []).append((sum(values) / len(values), at))
     curve = []
     for place in sorted(points):
-        values, tokens_at = zip(*points[place], strict=True)
-        n = len(values)
+        seeds, tokens_at = zip(*points[place], strict=True)
+        n = len(seeds)
         curve.append(
-            BandPoint(place, math.fsum(tokens_at) / n, math.fsum(values) / n, min(values), max(values), n)
+            BandPoint(place, math.fsum(tokens_at) / n, math.fsum(seeds) / n, min(seeds), max(seeds), n)
         )
     return curve
 

@@ -79,9 +79,9 @@ def execute(
             for run in [run for run in waiting if _need_failed(run, outcomes)]:
                 waiting.remove(run)
                 end(Outcome(run, 0.0, "not started: the shared stages it starts from failed"))
-            while len(running) < jobs and (run := _next_ready(waiting, running)) is not None:
-                waiting.remove(run)
-                running.append(_start(run, jobs))
+            while len(running) < jobs and (ready := _next_ready(waiting, running)) is not None:
+                waiting.remove(ready)
+                running.append(_start(ready, jobs))
             for child in [child for child in running if _is_over(child, deadline_s)]:
                 running.remove(child)
                 end(_finish(child, deadline_s))
