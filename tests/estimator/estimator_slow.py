@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class Response:
     old: list[float]
     behaviour: list[float]
     ref: list[float]
+    entropy: list[float] = field(default_factory=list)
 
     @property
     def n(self) -> int:
@@ -47,6 +48,8 @@ def responses_of(batch: TokenBatch, logprob_N: Tensor) -> list[Response]:
             found[s].logprob.append(logprob_N[i])
             for name in ("old", "behaviour", "ref"):
                 getattr(found[s], name).append(float(batch.signals[f"{name}_logprob"][i]))
+            if "entropy" in batch.signals:
+                found[s].entropy.append(float(batch.signals["entropy"][i]))
     return found
 
 
@@ -116,6 +119,37 @@ def kl_in_reward(rows: list[Response], coefficient: float) -> None:
     for row in rows:
         if not row.demonstration:
             row.reward -= coefficient * sum(o - r for o, r in zip(row.old, row.ref, strict=True))
+
+
+# Selections.
+
+
+def max_variance(values: Sequence[float], size: int) -> list[int]:
+    """Positions of the k largest and the size - k smallest, of the first k with the largest variance."""
+    order = sorted(range(len(values)), key=lambda i: -values[i])
+    best, found = -1.0, []
+    spread = max(values) - min(values)
+    for k in range(size + 1):
+        subset = order[:k] + order[len(order) - (size - k) :]
+        centre = mean([values[i] for i in subset])
+        spread_of = mean([(values[i] - centre) ** 2 for i in subset])
+        if spread_of > best + 1e-9 * spread**2:
+            best, found = spread_of, subset
+    return sorted(found)
+
+
+def top_tokens(rows: list[Response], advantages: list[float], share: float) -> None:
+    """Cut every response to its tokens among the `share` of largest |A| H of them all."""
+    keys = [
+        (-abs(a) * h, i, t)
+        for i, (r, a) in enumerate(zip(rows, advantages, strict=True))
+        for t, h in enumerate(r.entropy)
+    ]
+    ranked = sorted(keys)[: max(1, math.ceil(share * len(keys) - 1e-9))]
+    for i, row in enumerate(rows):
+        tokens = sorted(t for key, owner, t in ranked if owner == i and key < 0)
+        for name in ("logprob", "old", "behaviour", "ref", "entropy"):
+            setattr(row, name, [getattr(row, name)[t] for t in tokens])
 
 
 # Losses of one response: a list with one loss a token, or one loss for the whole response.
