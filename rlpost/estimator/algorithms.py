@@ -203,7 +203,7 @@ ALGORITHMS: dict[str, Row] = {
         ),
         source="arXiv 2601.05242",
         certain="normalisation part by part, weighted sum, whitening over the batch",
-        ours="every part counts 1 unless `weights` says otherwise; the whitening is over responses; GRPO's loss",
+        ours="parts count 1 unless `weights` says otherwise; whitening over responses; GRPO's loss",
     ),
     "dcpo": Row(
         family="dcpo",
@@ -212,8 +212,8 @@ ALGORITHMS: dict[str, Row] = {
             (Term(SmoothNormalised(), Old(), SequenceSumTokenMean(), mask=DynamicClip()),),
         ),
         source="arXiv 2509.02333",
-        certain="bounds 0.16/0.2 with ratios up to 10, both smoothed advantages, mean inside a response, no KL",
-        ours="the sum runs over all prompts of an update too; population deviation; history counted by response",
+        certain="bounds 0.16/0.2, ratios up to 10, both smoothed advantages, mean inside a response, no KL",
+        ours="the sum also runs over the update's prompts; population deviation; history by response count",
     ),
     "pass_at_k": Row(
         family="pass_at_k",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlpost.estimator.advantage import Constant, Reward
+from rlpost.estimator.advantage import GAE, GDPO, Constant, TokenReturn
 from rlpost.estimator.correction import SelfNormalised
 from rlpost.estimator.denominator import Behaviour, ShapedUnit, Unit
 from rlpost.estimator.gate import PassRateGate
@@ -12,7 +12,7 @@ from rlpost.estimator.objective import Objective
 from rlpost.estimator.parts import PARTS
 from rlpost.estimator.regulariser import KL
 from rlpost.estimator.selection import D3S, MaxVariance, Selection, TopTokens
-from rlpost.estimator.shaping import ACE
+from rlpost.estimator.shaping import ACE, KLInReward, RewardShaping
 from rlpost.estimator.term import Term
 
 
@@ -114,7 +114,17 @@ def _check_rows(term: Term) -> None:
         )
     if isinstance(term.advantage, Constant) and term.shaping:
         raise CompositionError("a shaping of the reward never acts with advantage `constant`")
-    if term.rows == "demonstrations" and (term.advantage.needs_group or isinstance(term.advantage, Reward)):
+    if isinstance(term.advantage, GDPO) and any(isinstance(part, RewardShaping) for part in term.shaping):
+        raise CompositionError(
+            "a shaping of the reward never acts with advantage `gdpo`, which reads the reward's parts; "
+            "make it a reward function of its own"
+        )
+    kl_in_advantage = isinstance(term.advantage, TokenReturn | GAE) and term.advantage.kl > 0
+    if kl_in_advantage and any(isinstance(part, KLInReward) for part in term.shaping):
+        raise CompositionError(
+            "shaping `kl_in_reward` would take the KL off the reward again; set the advantage's kl to 0"
+        )
+    if term.rows == "demonstrations" and not isinstance(term.advantage, Constant):
         raise CompositionError("demonstrations have no reward; use advantage `constant`")
     if term.rows == "demonstrations" and term.ratio_signals:
         raise CompositionError("demonstrations have no old policy; use denominator `current` or `unit`")

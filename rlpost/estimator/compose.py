@@ -120,6 +120,11 @@ def _fits(value: object, hint: Any) -> bool:
     """Whether a configuration's value is of the type of an option."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
+    if get_origin(hint) is Mapping:
+        number = get_args(hint)[1]
+        return isinstance(value, Mapping) and all(
+            isinstance(k, str) and _fits(v, number) for k, v in value.items()
+        )
     if get_args(hint):
         return any(_fits(value, inner) for inner in get_args(hint))
     if hint is float:
@@ -132,6 +137,8 @@ def _fits(value: object, hint: Any) -> bool:
 def _spoken(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) is Mapping:
+        return f"names with {_spoken(get_args(hint)[1])} each"
     if get_args(hint):
         return " or ".join(_spoken(inner) for inner in get_args(hint))
     return WORDS.get(hint, str(hint))

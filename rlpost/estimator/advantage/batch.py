@@ -6,7 +6,7 @@ The batch is the rows that the term reads.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -119,7 +119,7 @@ class GDPO:
         std: "sample" divides by G-1, "population" by G.
     """
 
-    weights: Mapping[str, float] | tuple[tuple[str, float], ...] = ()
+    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
     std: Literal["sample", "population"] = "sample"
     epsilon: float = 1e-6
     signals: ClassVar[frozenset[str]] = frozenset()
@@ -129,14 +129,12 @@ class GDPO:
     def __post_init__(self) -> None:
         if self.epsilon < 0:
             raise ValueError(f"epsilon must be 0 or above, found {self.epsilon:g}")
-        # As pairs, because a part must be hashable.
-        object.__setattr__(self, "weights", tuple(sorted(dict(self.weights).items())))
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         known = sorted(name for name in batch.sequence_signals if name.startswith(REWARD_PART))
         if not known:
             raise KeyError(f"advantage gdpo needs sequence signals {REWARD_PART}NAME, the batch has none")
-        weights = {REWARD_PART + name: weight for name, weight in dict(self.weights).items()}
+        weights = {REWARD_PART + name: weight for name, weight in self.weights.items()}
         unknown = sorted(set(weights) - set(known))
         if unknown:
             raise KeyError(f"advantage gdpo weights {unknown}, which are not among the batch's {known}")
@@ -150,6 +148,6 @@ class GDPO:
 
     @property
     def formula(self) -> str:
-        weights = "".join(f", weight of {name} = {weight:g}" for name, weight in dict(self.weights).items())
+        weights = "".join(f", weight of {name} = {weight:g}" for name, weight in sorted(self.weights.items()))
         normalised = f"(R_ip - mean(R_p)) / (std_{self.std}(R_p) + {self.epsilon:g})"
         return f"A_i = w_i / std(w over the batch), w_i = sum_p weight_p {normalised}{weights}"
