@@ -139,10 +139,11 @@ def _check_selection(objective: Objective) -> None:
             "a selection chooses among rollouts, and this objective trains on demonstrations alone; "
             "use selection `all`"
         )
-    kinds = {type(part) for part in objective.selection}
-    for kind, name in ((TopTokens, "top_tokens"), (MaxVariance, "max_variance")):
-        if {D3S, kind} <= kinds:
-            raise CompositionError(f"selection `d3s` does what `{name}` does; use one of the two")
+    if {D3S, TopTokens} <= {type(part) for part in objective.selection}:
+        raise CompositionError(
+            "selection `d3s` picks tokens by |A| H itself, so `top_tokens` would pick among its picks; "
+            "use one of the two, or `top_tokens` with `max_variance`"
+        )
     first = objective.terms[0]
     if isinstance(first.advantage, Constant) or first.rows == "demonstrations":
         for part in objective.selection:
