@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from rlpost.estimator import TokenBatch
@@ -29,6 +27,9 @@ class Response:
     behaviour: list[float]
     ref: list[float]
     entropy: list[float] = field(default_factory=list)
+    value: list[float] = field(default_factory=list)
+    token_reward: list[float] = field(default_factory=list)
+    known: dict[str, float] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -48,8 +49,10 @@ def responses_of(batch: TokenBatch, logprob_N: Tensor) -> list[Response]:
             found[s].logprob.append(logprob_N[i])
             for name in ("old", "behaviour", "ref"):
                 getattr(found[s], name).append(float(batch.signals[f"{name}_logprob"][i]))
-            if "entropy" in batch.signals:
-                found[s].entropy.append(float(batch.signals["entropy"][i]))
+            for name in {"entropy", "value", "token_reward"} & set(batch.signals):
+                getattr(found[s], name).append(float(batch.signals[name][i]))
+    for s, response in enumerate(found):
+        response.known = {name: float(value_S[s]) for name, value_S in batch.sequence_signals.items()}
     return found
 
 
@@ -98,12 +101,34 @@ def group_normalised(rows: list[Response], std: str = "sample", epsilon: float =
     return found
 
 
+def preference(rows: list[Response], beta: float = 0.1, kind: str = "dpo") -> list[float]:
+    """Minus the slope of the mean loss over all pairs of a group, by a central difference."""
+    moved = [sum(o - r for o, r in zip(row.old, row.ref, strict=True)) for row in rows]
+
+    def loss(shift: int, by: float) -> float:
+        at = [m + by * (i == shift) for i, m in enumerate(moved)]
+        margins = [
+            at[i] - at[j]
+            for i, a in enumerate(rows)
+            for j, b in enumerate(rows)
+            if a.group == b.group == rows[shift].group and a.reward > b.reward
+        ]
+        if kind == "ipo":
+            values = [(m - 1 / (2 * beta)) ** 2 for m in margins]
+        else:
+            values = [math.log1p(math.exp(-beta * m)) for m in margins]
+        return mean(values) if values else 0.0
+
+    return [-(loss(i, 1e-4) - loss(i, -1e-4)) / 2e-4 for i in range(len(rows))]
+
+
 ADVANTAGES: dict[str, Callable[..., list[float]]] = {
     "constant": constant,
     "reward": reward,
     "leave_one_out": leave_one_out,
     "group_centred": group_centred,
     "group_normalised": group_normalised,
+    "preference": preference,
 }
 
 
@@ -150,84 +175,3 @@ def top_tokens(rows: list[Response], advantages: list[float], share: float) -> N
         tokens = sorted(t for key, owner, t in ranked if owner == i and key < 0)
         for name in ("logprob", "old", "behaviour", "ref", "entropy"):
             setattr(row, name, [getattr(row, name)[t] for t in tokens])
-
-
-# Losses of one response: a list with one loss a token, or one loss for the whole response.
-
-
-def ppo(advantage: float, ratio: Tensor, mask: str, options: dict[str, float]) -> Tensor:
-    """The pessimistic maximum of PPO, as printed; with `dual_clip`, its floor for A < 0."""
-    if mask == "keep":
-        return -advantage * ratio
-    low, high = 1 - options.get("low", 0.2), 1 + options.get("high", 0.2)
-    loss = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(low, high))
-    if mask == "dual_clip" and advantage < 0:
-        ceiling = torch.tensor(-advantage * options.get("ceiling", 3.0), dtype=ratio.dtype)
-        loss = torch.minimum(loss, ceiling)
-    return loss
-
-
-def is_clipped(advantage: float, ratio: float, mask: str, options: dict[str, float]) -> bool:
-    if mask == "keep":
-        return False
-    if advantage > 0:
-        return ratio > 1 + options.get("high", 0.2)
-    too_far = mask == "dual_clip" and ratio > options.get("ceiling", 3.0)
-    return advantage < 0 and (ratio < 1 - options.get("low", 0.2) or too_far)
-
-
-@dataclass
-class Choice:
-    """A composition in the configuration's words: (name, options) for each axis."""
-
-    advantage: tuple[str, dict[str, Any]]
-    denominator: tuple[str, dict[str, Any]]
-    granularity: tuple[str, dict[str, Any]]
-    mask: tuple[str, dict[str, Any]]
-    aggregation: tuple[str, dict[str, Any]]
-
-
-def response_losses(choice: Choice, row: Response, advantage: float) -> tuple[list[Tensor], bool]:
-    """The losses of one response, and whether they are one for each token."""
-    kind, band = choice.denominator
-    mask, options = choice.mask
-    if kind == "current":
-        return [-advantage * lp for lp in row.logprob], True
-    other = {"old": row.old, "clipped": row.old, "behaviour": row.behaviour, "unit": [0.0] * row.n}[kind]
-    logs = [lp - o for lp, o in zip(row.logprob, other, strict=True)]
-    per_token = choice.granularity[0] == "token"
-    if not per_token:
-        total = sum(logs[1:], logs[0])
-        logs = [total / row.n if choice.granularity[1].get("mean") != "product" else total]
-    ratios = [log.exp() for log in logs]
-    if kind != "clipped":
-        return [ppo(advantage, ratio, mask, options) for ratio in ratios], per_token
-    low, high = band.get("low", 0.0), band.get("high", 5.0)
-    spans = ratios if per_token else ratios * row.n
-    return [
-        torch.zeros(())
-        if is_clipped(advantage, float(ratio.detach()), mask, options)
-        else -advantage * min(max(float(ratio.detach()), low), high) * lp
-        for ratio, lp in zip(spans, row.logprob, strict=True)
-    ], True
-
-
-def slow_loss(choice: Choice, rows: list[Response], advantages: list[float]) -> Tensor:
-    """The loss of one update over the given rollouts, averaged as `choice` says."""
-    live = [(r, a) for r, a in zip(rows, advantages, strict=True) if r.n and not r.demonstration]
-    aggregation, options = choice.aggregation
-    product = choice.granularity[1].get("mean") == "product"
-    total = torch.zeros((), dtype=torch.float64)
-    for row, advantage in live:
-        losses, per_token = response_losses(choice, row, advantage)
-        # A loss of the whole response stands for n equal token losses, or for one action.
-        counted = sum(losses) * (1 if per_token or product else row.n)
-        divisor = {
-            "token_mean": sum(r.n for r, _ in live),
-            "token_sum": 1,
-            "sequence_mean_token_sum": len(live),
-            "sequence_mean_token_mean": len(live) * row.n,
-            "sequence_sum_over_constant": len(live) * options.get("constant", 1.0),
-        }[aggregation]
-        total = total + counted / divisor
-    return total
