@@ -1,0 +1,142 @@
+"""Time of the core: preparing a batch, and its loss forward and backward, for every row of the table.
+
+    python benchmarks/core.py                              # 1 M tokens in 16,384 sequences, every row
+    python benchmarks/core.py --rows grpo d3s --repeats 9
+    python benchmarks/core.py --tokens 100000 --sequences 2048
+
+The unit is one copy: `clone()` of every tensor of the batch and of the log-probs, in the same process. The
+batch has ragged lengths, groups of 8 responses, binary rewards and every signal that some row reads, in
+float32 like a learner's; rows that read demonstrations alone get the same batch as demonstrations. Threads are 1 unless `--threads` says
+otherwise. A row's ratio is the median of its repeats over the median of the copies, which are taken beside
+each repeat, so that other work on the machine slows both. The target is a ratio of at most 25.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from rlpost.estimator import ALGORITHMS, Objective, TokenBatch, build_objective
+
+GROUP, RATIO_TARGET = 8, 25.0
+LIMIT_TOKENS = 4096
+REWARD_PARTS = ("reward_part/a", "reward_part/b")
+
+
+def make_batch(tokens: int, sequences: int, objectives: list[Objective]) -> tuple[TokenBatch, torch.Tensor]:
+    """A batch with all that the objectives read, and the current log-probs."""
+    generator = torch.Generator().manual_seed(0)
+    cuts = torch.randint(0, tokens + 1, (sequences - 1,), generator=generator).sort().values
+    bounds = torch.cat([torch.tensor([0]), cuts, torch.tensor([tokens])])
+    sequence_N = torch.repeat_interleave(torch.arange(sequences), bounds.diff())
+    logprob_N = -torch.rand(tokens, generator=generator) * 3.0
+
+    def near(spread: float) -> torch.Tensor:
+        return logprob_N + spread * torch.randn(tokens, generator=generator)
+
+    known = {"old_logprob": near(0.1), "behaviour_logprob": near(0.1), "ref_logprob": near(0.3)}
+    asked = sorted(frozenset().union(*(objective.signals for objective in objectives)) - set(known))
+    signals = known | {name: torch.rand(tokens, generator=generator) for name in asked}
+    asked = sorted(frozenset(REWARD_PARTS).union(*(objective.sequence_signals for objective in objectives)))
+    of_sequence = {name: torch.rand(sequences, generator=generator, dtype=torch.float64) for name in asked}
+    batch = TokenBatch(
+        sequence_N=sequence_N,
+        mask_N=torch.ones(tokens, dtype=torch.bool),
+        turn_N=torch.zeros(tokens, dtype=torch.int64),
+        group_S=torch.arange(sequences) // GROUP,
+        reward_S=torch.randint(0, 2, (sequences,), generator=generator).to(torch.float64),
+        truncated_S=torch.zeros(sequences, dtype=torch.bool),
+        demonstration_S=torch.zeros(sequences, dtype=torch.bool),
+        progress=0.5,
+        signals=signals,
+        sequence_signals=of_sequence,
+    )
+    return batch, logprob_N
+
+
+def copy(batch: TokenBatch, logprob_N: torch.Tensor) -> list[torch.Tensor]:
+    """One copy of everything."""
+    own = [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
+    tensors = [*own, *batch.signals.values(), *batch.sequence_signals.values(), logprob_N]
+    return [tensor.clone() for tensor in tensors]
+
+
+def step(objective: Objective, batch: TokenBatch, logprob_N: torch.Tensor) -> None:
+    """Preparation, and loss forward and backward over what was kept."""
+    prepared = objective.prepare(batch)
+    index_N = None
+    if prepared.batch.N != batch.N:
+        keep_S = torch.zeros(batch.S, dtype=torch.bool).index_fill(0, prepared.kept_S, True)
+        index_N = keep_S[batch.sequence_N]
+    current_N = (logprob_N if index_N is None else logprob_N[index_N]).detach().requires_grad_(True)
+    entropy_N = torch.rand_like(current_N).requires_grad_(objective.needs_entropy_gradient)
+    objective.loss(current_N, prepared, entropy_N).loss.backward()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measure(
+    objective: Objective, batch: TokenBatch, logprob_N: torch.Tensor, repeats: int
+) -> dict[str, float]:
+    """Median times of a step and of a copy, in ms, after one of each that does not count."""
+    if all(term.rows == "demonstrations" for term in objective.terms):
+        batch = replace(batch, demonstration_S=torch.ones_like(batch.demonstration_S))
+    copies, steps = [], []
+    for repeat in range(repeats + 1):
+        pair = (
+            seconds(lambda: copy(batch, logprob_N)),
+            seconds(lambda: step(objective, batch, logprob_N)),
+        )
+        if repeat:
+            copies.append(pair[0])
+            steps.append(pair[1])
+    copy_s, step_s = statistics.median(copies), statistics.median(steps)
+    return {"copy_ms": 1e3 * copy_s, "step_ms": 1e3 * step_s, "ratio": step_s / copy_s}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=int, default=1_000_000)
+    parser.add_argument("--sequences", type=int, default=16_384)
+    parser.add_argument(
+        "--rows", nargs="+", default=list(ALGORITHMS), choices=list(ALGORITHMS), metavar="ROW"
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    objectives = {
+        name: build_objective({"base": name}, max_response_tokens=LIMIT_TOKENS) for name in args.rows
+    }
+    batch, logprob_N = make_batch(args.tokens, args.sequences, list(objectives.values()))
+    found = {name: measure(each, batch, logprob_N, args.repeats) for name, each in objectives.items()}
+    ranked = sorted(found.items(), key=lambda item: -item[1]["ratio"])
+    if args.json:
+        print(json.dumps({"tokens": args.tokens, "sequences": args.sequences, "rows": dict(ranked)}))
+        return
+    print(f"{args.tokens:,} tokens, {args.sequences:,} sequences, {args.threads} thread(s)")
+    print(f"{'row':<20} {'copy ms':>9} {'step ms':>9} {'ratio':>7}")
+    for name, row in ranked:
+        above = "" if row["ratio"] <= RATIO_TARGET else f"  above {RATIO_TARGET:g}"
+        print(f"{name:<20} {row['copy_ms']:>9.1f} {row['step_ms']:>9.1f} {row['ratio']:>7.1f}{above}")
+
+
+if __name__ == "__main__":
+    main()
