@@ -196,7 +196,7 @@ class Objective:
         for term, gate_S, advantage_N in zip(self.terms, gates, left.columns_N, strict=True):
             weight_N, corrected = term.weights(kept, gate_S, left.keep_N, left.counted_N, update_S)
             measures = measures + corrected
-            terms.append(PreparedTerm(masked(advantage_N, weight_N != 0), weight_N))
+            terms.append(PreparedTerm(masked(advantage_N, kept.mask_N), weight_N))
             regulated_S = regulated_S | (term.rows_S(kept) & (gate_S > 0))
         regulated_N = kept.mask_N & regulated_S[kept.sequence_N]
         regulariser_N = self.terms[0].aggregation(kept, regulated_N, update_S)

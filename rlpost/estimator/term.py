@@ -24,7 +24,11 @@ from rlpost.estimator.shaping import Shaping
 
 @dataclass(frozen=True)
 class PreparedTerm:
-    """What a term needs of the whole batch: float64 [N] each, weight 0 on untrained tokens."""
+    """What a term needs of the whole batch: float64 [N] each.
+
+    The weight is 0 on tokens that the term does not train. The advantage is 0 only on tokens that nothing
+    trains: the ratio of a sequence may depend on the sign of A on all of its tokens (GMPO).
+    """
 
     advantage_N: Tensor
     weight_N: Tensor

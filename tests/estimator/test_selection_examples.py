@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import estimator_slow as slow
+import estimator_slow_losses as losses
 import pytest
 import torch
 from estimator_batches import batch_of, evaluate, kept_tokens, random_batch, with_advantage
@@ -388,10 +389,10 @@ def test_the_rows_have_the_value_and_gradient_of_the_loss_over_what_is_selected(
                 [advantages[j] for j in index], min(len(index), max(2, int(0.25 * len(index) + 0.5)))
             )
         )
-    choice = slow.Choice(
+    choice = losses.Choice(
         ("group_normalised", {}), ("old", {}), ("token", {}), ("clip", {}), (aggregation, {})
     )
-    expected = slow.slow_loss(choice, [rows[i] for i in kept], [advantages[i] for i in kept])
+    expected = losses.slow_loss(choice, [rows[i] for i in kept], [advantages[i] for i in kept])
     expected.backward()
     assert leaf.grad is not None
     objective = ALGORITHMS[name].objective

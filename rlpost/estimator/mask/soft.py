@@ -35,7 +35,7 @@ class SoftGate:
             raise ValueError(f"positive and negative must be above 0, found {found}")
 
     def __call__(self, at: Ratios, batch: TokenBatch) -> Masked:
-        tau_N = torch.where(at.advantage_N > 0, self.positive, self.negative).to(at.ratio_N.dtype)
+        tau_N = torch.where(at.advantage_N > 0, torch.full_like(at.ratio_N, self.positive), self.negative)
         x_N = tau_N * (at.ratio_N - 1.0)
         open_N = torch.sigmoid(x_N)
         return Masked(4.0 * open_N * torch.sigmoid(-x_N), 4.0 / tau_N * open_N)
