@@ -7,6 +7,11 @@ from collections.abc import Iterator
 
 from rlpost.config.rules import reward_name, stage_objective
 from rlpost.config.schema import DataConfig, RunConfig, StageConfig
+from rlpost.estimator import Objective
+from rlpost.estimator.selection.rewards import refilling
+
+OWN_SIGNALS = frozenset({"old_logprob", "entropy"})
+"""Token signals that a forward pass of the policy itself gives."""
 
 
 def explain(config: RunConfig) -> str:
@@ -88,9 +93,11 @@ def _stage(stage: StageConfig, config: RunConfig) -> Iterator[tuple[str, str]]:
     if stage.source == "rollouts":
         yield "rewards", " + ".join(f"{reward.weight:g} x {reward_name(reward)}" for reward in stage.rewards)
     yield "each step", _arithmetic(stage, config.cluster.learner_ranks)
+    objective = stage_objective(stage)
+    yield from _further_work(stage, objective)
     yield "in total", _budget(stage)
     yield "optimizer", _optimizer(stage)
-    yield "objective", f"{stage.algorithm['base']}\n{stage_objective(stage).describe()}"
+    yield "objective", f"{stage.algorithm['base']}\n{objective.describe()}"
     for note in _notes(stage):
         yield "note", note
 
@@ -143,6 +150,30 @@ def _arithmetic(stage: StageConfig, ranks: int) -> str:
             f"= {longest} tokens, so {together} always fit)",
         ]
     )
+
+
+def _further_work(stage: StageConfig, objective: Objective) -> Iterator[tuple[str, str]]:
+    """What a step does beside sampling and updating, because some part of the objective asks for it."""
+    train = stage.train
+    names = objective.signals_for(on_policy=train.updates_per_step == 1)
+    passes = [f"one of the policy for {' and '.join(own)}"] if (own := sorted(names & OWN_SIGNALS)) else []
+    passes += ["one of the reference for ref_logprob"] if "ref_logprob" in names else []
+    if passes:
+        yield "signals", f"forward passes before the updates: {', '.join(passes)}"
+    if (refill := refilling(objective.selection)) is not None:
+        prompts = refill.max_rounds * train.prompts_per_step
+        samples = _count(train.samples_per_prompt, "sample")
+        yield (
+            "refill",
+            f"until {_count(train.prompts_per_step, 'group')} can teach something, in at most "
+            f"{_count(refill.max_rounds, 'round')}:\n"
+            f"at most {prompts} prompts x {samples} = {prompts * train.samples_per_prompt} samples a step",
+        )
+    asked = objective.sequence_signals
+    if "greedy_reward" in asked:
+        yield "greedy", "one more response of each prompt, at temperature 0, scored and never trained on"
+    if any(name.startswith("prompt_") for name in asked):
+        yield "history", "the rewards' number, mean and variance of each prompt, over the run"
 
 
 def _budget(stage: StageConfig) -> str:

@@ -14,6 +14,11 @@ from rlpost.config.schema import DataConfig, RewardConfig, RunConfig, StageConfi
 from rlpost.config.yaml_text import KeyPath
 from rlpost.estimator import CompositionError, Objective, build_objective
 
+TOKEN_SIGNALS = frozenset({"old_logprob", "ref_logprob", "behaviour_logprob", "entropy"})
+SEQUENCE_SIGNALS = frozenset(
+    {"prompt_visits", "prompt_samples", "prompt_mean", "prompt_variance", "greedy_reward", "reward_parts"}
+)
+
 Rule = Callable[[RunConfig], Iterator[Problem]]
 
 
@@ -161,6 +166,22 @@ def algorithms_fit_their_source(config: RunConfig) -> Iterator[Problem]:
             )
 
 
+def signals_are_there(config: RunConfig) -> Iterator[Problem]:
+    """Every signal that a part of the algorithm reads is one that a run computes."""
+    for index, _, objective in _valid_objectives(config):
+        for kind, asked, known in (
+            ("token signal", objective.signals, TOKEN_SIGNALS),
+            ("sequence signal", objective.sequence_signals, SEQUENCE_SIGNALS),
+        ):
+            if unknown := sorted(asked - known):
+                yield Problem(
+                    ("stages", index, "algorithm"),
+                    f"a part of the algorithm reads a {kind} that no run computes",
+                    found=", ".join(unknown),
+                    needed=f"some of {', '.join(sorted(known))}",
+                )
+
+
 def demonstrations_are_there(config: RunConfig) -> Iterator[Problem]:
     """A supervised stage needs demonstrations, one for each prompt."""
     for index, stage in enumerate(config.stages):
@@ -217,6 +238,7 @@ RULES: tuple[Rule, ...] = (
     algorithms_are_valid,
     groups_have_two_samples,
     algorithms_fit_their_source,
+    signals_are_there,
     demonstrations_are_there,
     more_processes_need_ray,
     size_rules.the_tiny_model_is_well_formed,

@@ -318,6 +318,19 @@ _POLICY = (
         high=10,
     ),
     Metric(
+        "policy/kl_coefficient",
+        "coefficient",
+        "weight of the KL term in this step; with a `target` it follows `policy/kl_ref_k3`",
+        "constant, or settling; a steady rise means the target cannot be held",
+    ),
+    Metric(
+        "policy/entropy_coefficient",
+        "coefficient",
+        "weight of the entropy term in this step; with a `target` it follows `policy/entropy`, and is 0 "
+        "while the previous step was above",
+        "constant, or settling; at `maximum` the target cannot be held",
+    ),
+    Metric(
         "policy/kl_loss", "loss", "coefficient × aggregated KL estimate", "small beside the rest of the loss"
     ),
     Metric(

@@ -15,6 +15,7 @@ from rlpost.config.schema import RunConfig, StageConfig
 from rlpost.data import PromptSampler, PromptSet
 from rlpost.estimator import Objective, Prepared
 from rlpost.monitor import MetricsWriter, Progress
+from rlpost.training.coefficients import adapt, coefficient_metrics, objective_in_force
 from rlpost.training.evaluating import Evaluator
 from rlpost.training.learners import Learners, mean_over_updates
 from rlpost.training.saving import Saver
@@ -75,18 +76,20 @@ def train_step(
     sampler: PromptSampler,
 ) -> dict[str, float]:
     """One step: a batch, its signals, its updates. Advances `state`; returns the metrics."""
+    configured, objective = objective, objective_in_force(objective, state)
     data = source.collect(sampler, objective, state)
     collected = time.perf_counter()
     prepared, data = prepare(learners, stage, objective, data, state)
     signalled = time.perf_counter()
     report = update(learners, stage, objective, data, prepared)
+    adapt(configured, state, report, data.batch.S)
     if data.prompt_ids:
         state.remember(data.prompt_ids, prepared.reward_S.tolist())
     state.step, state.stage_step, state.version = state.step + 1, state.stage_step + 1, state.version + 1
     state.samples += data.samples
     state.trained_tokens += int(report.get("learner/trained_tokens", 0))
     times = {"time/signals_s": signalled - collected, "time/update_s": time.perf_counter() - signalled}
-    return data.metrics | report | times
+    return data.metrics | report | coefficient_metrics(objective) | times
 
 
 def prepare(

@@ -15,7 +15,7 @@ import torch
 from rlpost.data import PromptSampler
 from rlpost.data.trajectory import Prompt, Trajectory
 from rlpost.estimator import Objective
-from rlpost.estimator.selection.rewards import Refilling
+from rlpost.estimator.selection.rewards import Refilling, refilling
 
 Sample = Callable[[Sequence[Prompt]], list[Trajectory]]
 """Scored trajectories of some prompts, prompt by prompt."""
@@ -52,11 +52,6 @@ class Gathered:
         return [t for group in self.groups for t in group]
 
 
-def refilling(objective: Objective) -> Refilling | None:
-    """The selection for which further prompts are sampled; None without one."""
-    return next((s for s in objective.selection if isinstance(s, Refilling) and s.refill), None)
-
-
 def wants_greedy(objective: Objective) -> bool:
     """Whether each prompt needs a greedy response beside its samples."""
     return "greedy_reward" in objective.sequence_signals
@@ -70,7 +65,7 @@ def gather(sampler: PromptSampler, sample: Sample, objective: Objective, wanted:
         sample: samples and scores a round's prompts.
         wanted: groups that the batch is to hold.
     """
-    refill = refilling(objective)
+    refill = refilling(objective.selection)
     greedy = wants_greedy(objective)
     gathered = Gathered()
     found = _take(sampler.next_batch(), sample, gathered, greedy)

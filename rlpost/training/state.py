@@ -57,6 +57,8 @@ class RunState:
         version: the policy version: how often the weights were changed.
         sampler: the stage's sampler position.
         prompts: per-prompt statistics by prompt id, of all steps that trained on samples.
+        coefficients: of the stage's adaptive regularisers, by their keys, as the next step begins.
+        measured: what those followed in the stage's last step that updated something, by their keys.
         evaluations: every evaluation's summary, in order.
         samples, trained_tokens: totals.
         wall_s: seconds of training, over all sessions.
@@ -68,6 +70,8 @@ class RunState:
     version: int = 0
     sampler: dict[str, Any] | None = None
     prompts: dict[str, PromptStatistics] = field(default_factory=dict)
+    coefficients: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     samples: int = 0
     trained_tokens: int = 0
@@ -92,6 +96,7 @@ class RunState:
     def next_stage(self) -> None:
         """The current stage is done."""
         self.stage, self.stage_step, self.sampler = self.stage + 1, 0, None
+        self.coefficients, self.measured = {}, {}
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")

@@ -45,6 +45,8 @@ stage 1 of 1: `train`
               2 updates of 256 sequences, at most 128 on each of 2 ranks
               at most 16 micro-batches of 16384 tokens an update and rank \
 (a sequence has at most 1024 + 1024 = 2048 tokens, so 8 always fit)
+  signals     forward passes before the updates: one of the policy for old_logprob, \
+one of the reference for ref_logprob
   in total    100 steps, 6400 prompts, 51200 samples, 200 updates; epochs depend on the data's size
   optimizer   AdamW, learning rate 1e-06, 10 updates of warm-up, then down to 0 along a cosine; \
 gradient norm clipped at 1
@@ -90,6 +92,22 @@ def test_a_cut_sampling_distribution_and_an_endless_warm_up_are_noted(recipe):
     assert "note        top_p and top_k cut the distribution" in text
     assert "the warm-up of 10 updates is not over after the stage's 4 updates" in text
     assert "note " not in explain(load_config(recipe))
+
+
+def test_what_an_objective_asks_for_beside_its_samples_is_in_the_plan(recipe):
+    one_update = ["train.updates_per_step=1", "algorithm.kl=0"]
+    assert "  signals " not in explain(load_config(recipe, one_update))
+    dapo = explain(load_config(recipe, ["algorithm.base=dapo", *one_update]))
+    assert (
+        "  refill      until 64 groups can teach something, in at most 8 rounds:\n"
+        "              at most 512 prompts x 8 samples = 4096 samples a step\n"
+    ) in dapo
+    d3s = explain(load_config(recipe, ["algorithm.base=d3s"]))
+    assert "one of the policy for entropy and old_logprob" in d3s
+    assert "  greedy      one more response of each prompt" in explain(
+        load_config(recipe, ["algorithm.base=remax", *one_update])
+    )
+    assert "  history     " in explain(load_config(recipe, ["algorithm.base=dcpo"]))
 
 
 def test_a_task_is_evaluated_on_its_own_held_out_split(project_root):

@@ -173,3 +173,9 @@ def test_sequences_fit_the_tiny_model(message):
 
 def test_every_rule_says_what_it_demands():
     assert all(rule.__doc__ for rule in RULES)
+
+
+def test_a_part_cannot_read_a_signal_that_no_run_computes(message):
+    text = message("stages.rl.algorithm={base: grpo, advantage: gae}")
+    assert "a part of the algorithm reads a token signal that no run computes" in text
+    assert "found:  value\n" in text

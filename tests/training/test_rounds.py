@@ -137,3 +137,19 @@ def test_groups_are_judged_on_the_task_reward_whatever_the_shaping_will_make_of_
 def test_a_step_takes_at_least_one_round(rounds):
     with pytest.raises(ValueError, match="max_rounds must be at least 1"):
         DropUniform(refill=True, max_rounds=rounds)
+
+
+def test_a_prompt_whose_greedy_response_failed_to_score_leaves_the_batch_and_is_counted():
+    def sample(prompts):
+        return [
+            t
+            for p in prompts
+            for t in (*scored(p, 1.0, 0.0), *scored(p, None if p.id == "p1" else 0.5, greedy=True))
+        ]
+
+    found = gather(sampler(3, 3), sample, ALGORITHMS["remax"].objective, 3)
+    assert sorted(group[0].prompt.id for group in found.groups) == ["p0", "p2"]
+    assert found.greedy == {"p0": 0.5, "p2": 0.5}
+    assert not any(t.greedy for t in found.rows + found.sampled)
+    assert (len(found.sampled), len(found.usable)) == (6, 4)
+    assert found.metrics == {"rollout/greedy_samples": 3.0, "rollout/greedy_failures": 1.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.segments import Groups
-from rlpost.estimator.selection.selection import Selected
+from rlpost.estimator.selection.selection import Selected, Selection
 
 
 @runtime_checkable
@@ -30,6 +31,11 @@ class Refilling(Protocol):
     def informative(self, group_S: Tensor, reward_S: Tensor) -> Tensor:
         """bool [S], the responses of groups that need no replacement, from task rewards before shaping."""
         ...
+
+
+def refilling(selection: Iterable[Selection]) -> Refilling | None:
+    """The first selection for which further prompts are to be sampled; None without one."""
+    return next((part for part in selection if isinstance(part, Refilling) and part.refill), None)
 
 
 @dataclass(frozen=True)
