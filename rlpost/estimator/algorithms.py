@@ -23,22 +23,33 @@ from rlpost.estimator.advantage import (
     LengthWeighted,
     MaxRL,
     PassAtK,
+    Preference,
     Reward,
     SmoothNormalised,
     TokenReturn,
 )
 from rlpost.estimator.aggregation import (
+    PromptMean,
     SequenceMeanTokenMean,
     SequenceMeanTokenSum,
     SequenceSumOverConstant,
     SequenceSumTokenMean,
     TokenMean,
 )
-from rlpost.estimator.denominator import Current, Old
-from rlpost.estimator.mask import Clip, DynamicClip
+from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, Unit
+from rlpost.estimator.granularity import ClippedGeometric, SequenceRatio
+from rlpost.estimator.mask import (
+    AllOf,
+    Clip,
+    DualClip,
+    DynamicClip,
+    OffPolicySequence,
+    SoftGate,
+    TotalVariation,
+)
 from rlpost.estimator.objective import Objective
 from rlpost.estimator.selection import D3S, DropUniform, MaxVariance
-from rlpost.estimator.shaping import SoftOverlong
+from rlpost.estimator.shaping import SequenceMeanAdvantage, SoftOverlong
 from rlpost.estimator.term import Term
 
 Family = Literal["supervised", "reinforce", "grpo", "sequence", "gates", "dcpo", "pass_at_k", "selection"]
@@ -74,6 +85,29 @@ ALGORITHMS: dict[str, Row] = {
         source="arXiv 2509.04419, table 1",
         certain="A = 1, denominator the current policy",
         ours="averaged over all demonstration tokens of the update",
+    ),
+    "dft": Row(
+        family="supervised",
+        summary="maximum likelihood whose tokens are weighted by their own probability",
+        objective=Objective(
+            (Term(Constant(1.0), Unit("log_probability"), TokenMean(), rows="demonstrations"),),
+        ),
+        source="arXiv 2508.05629",
+        certain="SFT times sg(pi): the gradient of -pi, a denominator of 1",
+        ours="averaged over all demonstration tokens of the update",
+    ),
+    "dpo": Row(
+        family="supervised",
+        summary="of two responses the better one is raised and the other lowered, until they differ enough",
+        objective=Objective(
+            (Term(Preference(), Current(), PromptMean("token_sum")),),
+        ),
+        source="arXiv 2305.18290",
+        certain="A_w = -A_l = beta sigmoid(-beta D), beta = 0.1, token sums, mean over pairs",
+        ours=(
+            "pairs are sampled, the higher reward is preferred; all pairs of a larger group count. D is that "
+            "of the policy before the step, so the first update is exact; the loss reported is -A log pi"
+        ),
     ),
     "reinforce": Row(
         family="reinforce",
@@ -204,6 +238,136 @@ ALGORITHMS: dict[str, Row] = {
         source="arXiv 2601.05242",
         certain="normalisation part by part, weighted sum, whitening over the batch",
         ours="parts count 1 unless `weights` says otherwise; whitening over responses; GRPO's loss",
+    ),
+    "gspo": Row(
+        family="sequence",
+        summary="GRPO with one ratio a response, the geometric mean, and one narrow clip for all its tokens",
+        objective=Objective(
+            (
+                Term(
+                    GroupNormalised(),
+                    Old(),
+                    SequenceMeanTokenMean(),
+                    granularity=SequenceRatio(),
+                    mask=Clip(3e-4, 4e-4),
+                    shaping=(SequenceMeanAdvantage(),),
+                ),
+            ),
+        ),
+        source="arXiv 2507.18071",
+        certain="ratio, clip 3e-4 and 4e-4, mean over responses of one value each, no KL",
+        ours="an advantage that varies by token is averaged over the response first",
+    ),
+    "gspo_token": Row(
+        family="sequence",
+        summary="GSPO in which every token keeps its own advantage",
+        objective=Objective(
+            (
+                Term(
+                    GroupNormalised(),
+                    Old(),
+                    SequenceMeanTokenMean(),
+                    granularity=SequenceRatio(),
+                    mask=Clip(3e-4, 4e-4),
+                ),
+            ),
+        ),
+        source="arXiv 2507.18071",
+        certain="GSPO's ratio and clip with A_t; equal to GSPO where A is constant over a response",
+        ours="group-normalised advantages, which are constant, unless another part is named",
+    ),
+    "gmpo": Row(
+        family="sequence",
+        summary="a geometric mean of ratios that are clipped one by one before it",
+        objective=Objective(
+            (
+                Term(
+                    GroupNormalised(),
+                    Old(),
+                    SequenceMeanTokenMean(),
+                    granularity=ClippedGeometric(0.4, 0.4),
+                ),
+            ),
+        ),
+        source="arXiv 2507.20673",
+        certain="clip at e^-0.4 and e^0.4, on the side of A's sign only; mean over responses",
+        ours="unbiased standard deviation in the advantage",
+    ),
+    "luspo": Row(
+        family="sequence",
+        summary="GSPO with each response's loss multiplied by its length",
+        objective=Objective(
+            (
+                Term(
+                    GroupNormalised(),
+                    Old(),
+                    SequenceMeanTokenSum(),
+                    granularity=SequenceRatio(),
+                    mask=Clip(2e-3, 2.5e-3),
+                    shaping=(SequenceMeanAdvantage(),),
+                ),
+            ),
+        ),
+        source="arXiv 2602.05261",
+        certain="the factor n_i, clip 2e-3 and 2.5e-3",
+        ours="all else as in GSPO",
+    ),
+    "cispo": Row(
+        family="gates",
+        summary="the ratio is capped as a constant weight, so that no token is dropped",
+        objective=Objective(
+            (Term(GroupNormalised(), Clipped(0.0, 5.0), TokenMean()),),
+        ),
+        source="arXiv 2506.13585",
+        certain="sg(clip(ratio)) A log pi, no lower end, token mean over the group, no KL",
+        ours="the upper end 5, ScaleRL's; token mean over the whole update; no token is dropped",
+    ),
+    "sapo": Row(
+        family="gates",
+        summary="a smooth gate fades tokens out as their ratio leaves 1",
+        objective=Objective(
+            (Term(GroupNormalised(), Old(), SequenceMeanTokenMean(), mask=SoftGate(1.0, 1.05)),),
+        ),
+        source="arXiv 2511.20347",
+        certain="gate, tau 1 and 1.05, mean over tokens then sequences; the loss at ratio 1 is -2A/tau",
+        ours="unbiased standard deviation in the advantage",
+    ),
+    "dppo": Row(
+        family="gates",
+        summary="drops tokens whose probability, not whose ratio, has moved too far from the sampler's",
+        objective=Objective(
+            (Term(GroupNormalised(), Behaviour(), TokenMean(), mask=TotalVariation(0.2, 0.2)),),
+        ),
+        source="arXiv 2602.04879",
+        certain="threshold 0.2 on pi - mu, one-sided by the sign of A; mu is the sampler's policy",
+        ours="the ratio itself without a cap; token mean",
+    ),
+    "dual_clip": Row(
+        family="gates",
+        summary="PPO's clip, and a floor to the loss of an unwanted token that became much likelier",
+        objective=Objective(
+            (Term(GroupNormalised(), Old(), TokenMean(), mask=DualClip(0.2, 0.2, 3.0)),),
+        ),
+        source="arXiv 1912.09729",
+        certain="no gradient where A < 0 and the ratio exceeds c = 3",
+        ours="GRPO's advantage and the token mean around it",
+    ),
+    "opsm": Row(
+        family="gates",
+        summary="GRPO without the wrong responses from which the policy has moved away",
+        objective=Objective(
+            (
+                Term(
+                    GroupNormalised(),
+                    Old(),
+                    SequenceMeanTokenMean(),
+                    mask=AllOf((Clip(0.2, 0.2), OffPolicySequence(0.5))),
+                ),
+            ),
+        ),
+        source="arXiv 2512.02556",
+        certain="a response with A < 0 is dropped where mean_t log(pi_old/pi) exceeds delta",
+        ours="delta 0.5; dropped responses stay in the denominators",
     ),
     "dcpo": Row(
         family="dcpo",
