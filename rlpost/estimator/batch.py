@@ -67,7 +67,7 @@ class TokenBatch:
             if tensor.shape != (size,):
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, needed ({size},)")
         first, last = (int(self.sequence_N[0]), int(self.sequence_N[-1])) if n else (0, -1)
-        if first < 0 or last >= s or bool((self.sequence_N.diff() < 0).any()):
+        if first < 0 or last >= s or bool((self.sequence_N[1:] < self.sequence_N[:-1]).any()):
             raise ValueError(f"sequence_N must ascend from 0 or above and stay below the {s} sequences")
 
     @property

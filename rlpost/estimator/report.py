@@ -110,7 +110,7 @@ def term_measures(denominator: Denominator, decision: Masked, ratio_N: Tensor, t
             "policy/clip_share_low": ((dropped_N & (ratio_N < 1.0)).sum().to(torch.float64), count),
             "policy/clip_share_high": ((dropped_N & (ratio_N > 1.0)).sum().to(torch.float64), count),
         },
-        maxima={"policy/ratio_max": ratio_N[trained_N].max()} if bool(trained_N.any()) else {},
+        maxima={"policy/ratio_max": masked(ratio_N, trained_N).max()} if float(count) else {},
     )
 
 
@@ -123,7 +123,7 @@ def policy_measures(logprob_N: Tensor, entropy_N: Tensor | None, batch: TokenBat
     if "ref_logprob" in batch.signals:
         gap_N = masked(logprob_N - batch.signals["ref_logprob"].to(logprob_N.dtype), batch.mask_N)
         gap_N = gap_N.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).to(torch.float64)
-        means["policy/kl_ref_k3"] = ((torch.exp(-gap_N) - 1.0 + gap_N).sum(), count)
+        means["policy/kl_ref_k3"] = ((torch.expm1(-gap_N) + gap_N).sum(), count)
     return Measures(means=means)
 
 
@@ -135,18 +135,21 @@ def mismatch_measures(logprob_N: Tensor, batch: TokenBatch) -> Measures:
     if old_N is None:
         return Measures()
     sampled_N = _sampled_tokens(batch)
-    gap_N = (old_N - batch.signals["behaviour_logprob"])[sampled_N].to(torch.float64)
-    unknown = gap_N.isnan().sum().to(torch.float64)
-    gap_N = gap_N[~gap_N.isnan()].clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
-    weight_N = torch.exp(gap_N)
-    count = torch.tensor(float(gap_N.shape[0]))
+    gap_N = old_N - batch.signals["behaviour_logprob"]
+    known_N = sampled_N & ~gap_N.isnan()
+    count = known_N.sum().to(torch.float64)
+    unknown = sampled_N.sum() - count
+    gap_N = masked(gap_N, known_N).to(torch.float64).clamp_(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+    # Where nothing is known the gap is 0, so the excess of the weight over 1 is 0 too.
+    excess_N = torch.expm1(gap_N)
+    excess, size_N = excess_N.sum(), gap_N.abs()
     return Measures(
         sums={"mismatch/unknown_tokens": unknown},
         means={
-            "mismatch/k3": ((weight_N - 1.0 - gap_N).sum(), count),
-            "mismatch/logprob_gap_mean": (gap_N.abs().sum(), count),
-            "mismatch/weight_mean": (weight_N.sum(), count),
-            "mismatch/weight_square_mean": (weight_N.square().sum(), count),
+            "mismatch/k3": (excess - gap_N.sum(), count),
+            "mismatch/logprob_gap_mean": (size_N.sum(), count),
+            "mismatch/weight_mean": (excess + count, count),
+            "mismatch/weight_square_mean": (excess_N.dot(excess_N) + 2.0 * excess + count, count),
         },
-        maxima={"mismatch/logprob_gap_max": gap_N.abs().max()} if gap_N.numel() else {},
+        maxima={"mismatch/logprob_gap_max": size_N.max()} if float(count) else {},
     )
