@@ -77,19 +77,21 @@ def batch_of(
 def random_batch(seed: int, *, garbage: float = NAN) -> tuple[TokenBatch, Tensor]:
     """A small ragged batch and its current log-probs, all random, in float64.
 
-    It holds groups of one, two and more responses, one with equal rewards, two prompts' demonstrations,
-    an empty response, one without a trained token, holes, and `garbage` wherever nothing is trained.
+    It holds groups of one, two and more responses, one with equal rewards, one with a single best, two
+    prompts' demonstrations, an empty response, one without a trained token, holes, and `garbage` wherever
+    nothing is trained.
     """
     rng = random.Random(seed)
     groups = [7] * 4 + [-3] * 3 + [7] + [20] * 2 + [5] + [100, 101]
     rewards = [rng.choice([0.0, 1.0, 0.3]) for _ in groups]
     rewards[0], rewards[1] = 0.0, 1.0
     rewards[8] = rewards[9] = 2.3
+    rewards[4:7] = [1.0, 0.0, 0.3]
     demonstrations = (11, 12)
     for s in demonstrations:
         rewards[s] = 0.0
     lengths = [rng.randint(1, 6) for _ in groups]
-    lengths[rng.randrange(8)] = 0
+    lengths[rng.choice([0, 1, 2, 3, 5, 6, 7])] = 0
     mask = [int(rng.random() < 0.8) for n in lengths for _ in range(n)]
     start = sum(lengths[:8])
     mask[start : start + lengths[8]] = [0] * lengths[8]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from dataclasses import replace
 from typing import Any
 
 import estimator_slow as slow
+import estimator_slow_advantages as slow_advantages
 import estimator_slow_losses as losses
 import pytest
 import torch
@@ -101,6 +103,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "constant": {"value": [1.0, -0.7]},
     "reward": {"baseline": ["none", "batch"]},
     "group_normalised": {"std": ["sample", "population"], "epsilon": [1e-6, 0.1]},
+    "leave_one_out_normalised": {"epsilon": [1e-6, 0.1]},
+    "batch_std": {"std": ["sample", "population"], "epsilon": [1e-4, 0.1]},
+    "maxrl": {"epsilon": [1e-6, 0.1]},
+    "token_return": {"discount": [1.0, 0.7], "kl": [0.0, 0.2], "whiten": ["none", "sample", "population"]},
+    "group_centred_whitened": {"whiten": ["sample", "population"]},
+    "gae": {"discount": [1.0, 0.7], "lam": [1.0, 0.9], "kl": [0.0, 0.2], "whiten": ["none", "sample"]},
+    "gdpo": {"std": ["sample", "population"], "weights": [{}, {"format": 0.3}]},
+    "pass_at_k": {"k": [1, 2, 3], "success": [0.5, 0.2]},
+    "pkpo": {"k": [1, 2, 3], "variant": ["plain", "leave_one_out_minus_one"]},
+    "best_minus_second": {"divide_by_std": [False, True]},
+    "smooth_normalised": {"std": ["population", "sample"]},
     "clipped": {"low": [0.0, 0.5], "high": [1.5, 5.0]},
     "sequence": {"mean": ["geometric", "product"]},
     "clip": {"low": [0.1, 0.3], "high": [0.1, 0.3]},
@@ -176,7 +189,7 @@ def slow_gradient(
     if "kl_in_reward" in shaping:
         slow.kl_in_reward(rows, **shaping["kl_in_reward"])
     name, options = choice.advantage
-    advantages = slow.ADVANTAGES[name](rows, **options)
+    advantages = {**slow.ADVANTAGES, **slow_advantages.ADVANTAGES}[name](rows, **options)
     kept = [(r, a) for r, a, k in zip(rows, advantages, keep, strict=True) if k]
     loss = losses.slow_loss(choice, [r for r, _ in kept], [a for _, a in kept])
     loss.backward()
@@ -203,7 +216,7 @@ def assert_matches_the_papers(
     assert output.measures.values()["policy/loss"] == pytest.approx(expected_loss, abs=1e-10)
 
 
-@pytest.mark.parametrize("seed", range(120))
+@pytest.mark.parametrize("seed", range(240))
 def test_random_compositions_have_the_value_and_gradient_of_the_published_losses(seed: int) -> None:
     rng = random.Random(1000 + seed)
     choice = random_choice(rng)
@@ -213,8 +226,10 @@ def test_random_compositions_have_the_value_and_gradient_of_the_published_losses
             "soft_overlong": {"limit": 5.0, "cache": 3.0, "factor": 0.5},
             "kl_in_reward": {"coefficient": 0.3},
         }.items()
-        if rng.random() < 0.5 and choice.advantage[0] != "constant"
+        if rng.random() < 0.5 and choice.advantage[0] not in ("constant", "gdpo")
     }
+    if choice.advantage[1].get("kl"):
+        shaping.pop("kl_in_reward", None)
     drop_uniform = rng.random() < 0.5
     batch, logprob_N = random_batch(seed)
     spec = {
@@ -255,12 +270,152 @@ PUBLISHED = {
         ("clip", {"low": 0.2, "high": 0.2}),
         ("sequence_sum_over_constant", {"constant": 5.0}),
     ),
+    "reinforce_pp": losses.Choice(
+        ("token_return", {"whiten": "sample"}),
+        ("old", {}),
+        ("token", {}),
+        ("clip", {"low": 0.2, "high": 0.2}),
+        ("token_mean", {}),
+    ),
+    "reinforce_pp_baseline": losses.Choice(
+        ("group_centred_whitened", {}),
+        ("old", {}),
+        ("token", {}),
+        ("clip", {"low": 0.2, "high": 0.2}),
+        ("token_mean", {}),
+    ),
+    "opo": losses.Choice(
+        ("opo", {}),
+        ("current", {}),
+        ("token", {}),
+        ("keep", {}),
+        ("sequence_mean_token_sum", {}),
+    ),
+    "remax": losses.Choice(
+        ("greedy_baseline", {}),
+        ("current", {}),
+        ("token", {}),
+        ("keep", {}),
+        ("sequence_mean_token_sum", {}),
+    ),
+    "batch_std": losses.Choice(
+        ("batch_std", {}),
+        ("old", {}),
+        ("token", {}),
+        ("clip", {"low": 0.2, "high": 0.2}),
+        ("token_mean", {}),
+    ),
+    "maxrl": losses.Choice(
+        ("maxrl", {}),
+        ("old", {}),
+        ("token", {}),
+        ("clip", {"low": 0.2, "high": 0.2}),
+        ("token_mean", {}),
+    ),
+    "gdpo": losses.Choice(
+        ("gdpo", {}),
+        ("old", {}),
+        ("token", {}),
+        ("clip", {"low": 0.2, "high": 0.2}),
+        ("sequence_mean_token_mean", {}),
+    ),
+    "dcpo": losses.Choice(
+        ("smooth_normalised", {}),
+        ("old", {}),
+        ("token", {}),
+        ("dynamic_clip", {}),
+        ("sequence_sum_token_mean", {}),
+    ),
+    "pass_at_k": losses.Choice(
+        ("pass_at_k", {"k": 2}),
+        ("old", {}),
+        ("token", {}),
+        ("clip", {"low": 0.2, "high": 0.2}),
+        ("sequence_mean_token_mean", {}),
+    ),
+    "pkpo": losses.Choice(
+        ("pkpo", {"k": 2}),
+        ("current", {}),
+        ("token", {}),
+        ("keep", {}),
+        ("sequence_mean_token_sum", {}),
+    ),
+    "best_minus_second": losses.Choice(
+        ("best_minus_second", {}),
+        ("old", {}),
+        ("token", {}),
+        ("clip", {"low": 0.2, "high": 0.2}),
+        ("sequence_mean_token_mean", {}),
+    ),
     "dapo": losses.Choice(
         ("group_normalised", {"std": "sample", "epsilon": 1e-6}),
         ("old", {}),
         ("token", {}),
         ("clip", {"low": 0.2, "high": 0.28}),
         ("token_mean", {}),
+    ),
+    "gspo": losses.Choice(
+        ("group_normalised", {}),
+        ("old", {}),
+        ("sequence", {"mean": "geometric"}),
+        ("clip", {"low": 3e-4, "high": 4e-4}),
+        ("sequence_mean_token_mean", {}),
+    ),
+    "gspo_token": losses.Choice(
+        ("group_normalised", {}),
+        ("old", {}),
+        ("sequence", {"mean": "geometric"}),
+        ("clip", {"low": 3e-4, "high": 4e-4}),
+        ("sequence_mean_token_mean", {}),
+    ),
+    "gmpo": losses.Choice(
+        ("group_normalised", {}),
+        ("old", {}),
+        ("clipped_geometric", {"low": 0.4, "high": 0.4}),
+        ("keep", {}),
+        ("sequence_mean_token_mean", {}),
+    ),
+    "luspo": losses.Choice(
+        ("group_normalised", {}),
+        ("old", {}),
+        ("sequence", {"mean": "geometric"}),
+        ("clip", {"low": 2e-3, "high": 2.5e-3}),
+        ("sequence_mean_token_sum", {}),
+    ),
+    "cispo": losses.Choice(
+        ("group_normalised", {}),
+        ("clipped", {"low": 0.0, "high": 5.0}),
+        ("token", {}),
+        ("keep", {}),
+        ("token_mean", {}),
+    ),
+    "sapo": losses.Choice(
+        ("group_normalised", {}),
+        ("old", {}),
+        ("token", {}),
+        ("soft_gate", {"positive": 1.0, "negative": 1.05}),
+        ("sequence_mean_token_mean", {}),
+    ),
+    "dppo": losses.Choice(
+        ("group_normalised", {}),
+        ("behaviour", {}),
+        ("token", {}),
+        ("total_variation", {"low": 0.2, "high": 0.2}),
+        ("token_mean", {}),
+    ),
+    "dual_clip": losses.Choice(
+        ("group_normalised", {}),
+        ("old", {}),
+        ("token", {}),
+        ("dual_clip", {"low": 0.2, "high": 0.2, "ceiling": 3.0}),
+        ("token_mean", {}),
+    ),
+    "dpo": losses.Choice(
+        ("preference", {"beta": 0.1}),
+        ("current", {}),
+        ("token", {}),
+        ("keep", {}),
+        ("prompt_mean", {"inside": "token_sum"}),
     ),
 }
 
@@ -272,6 +427,46 @@ def test_every_row_has_the_value_and_gradient_of_its_paper(name: str, seed: int)
     shaping = {"soft_overlong": {"limit": 5.0, "cache": 1.0}} if name == "dapo" else {}
     objective = build_objective({"base": name}, max_response_tokens=5)
     assert_matches_the_papers(objective, PUBLISHED[name], batch, logprob_N, shaping, name == "dapo")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_opsm_is_grpo_without_the_wrong_responses_that_are_far_from_the_old_policy(seed: int) -> None:
+    batch, logprob_N = random_batch(seed)
+    leaf = logprob_N.clone().requires_grad_(True)
+    rows = slow.responses_of(batch, leaf)
+    advantages = slow.group_normalised(rows)
+    live = [(r, a) for r, a in zip(rows, advantages, strict=True) if r.n and not r.demonstration]
+    far = [
+        a < 0 and slow.mean([o - float(lp) for o, lp in zip(r.old, r.logprob, strict=True)]) > 0.2
+        for r, a in live
+    ]
+    expected = torch.zeros((), dtype=torch.float64)
+    for (row, advantage), dropped in zip(live, far, strict=True):
+        for lp, o in zip(row.logprob, row.old, strict=True):
+            clipped = losses.surrogate("clip", {}, advantage, (lp - o).exp(), 1.0, 0.0)
+            expected = expected + (0.0 if dropped else clipped) / row.n / len(live)
+    expected.backward()
+    assert leaf.grad is not None
+    mask = ["clip", {"off_policy_sequence": {"threshold": 0.2}}]
+    objective = build_objective({"base": "opsm", "mask": mask})
+    output, gradient_N = evaluate(objective, objective.prepare(batch), logprob_N)
+    assert any(far) and not all(far)
+    assert torch.allclose(gradient_N, leaf.grad, rtol=0, atol=1e-10)
+    assert output.measures.values()["policy/loss"] == pytest.approx(float(expected.detach()), abs=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_dft_weighs_the_log_likelihood_of_demonstrations_by_their_own_probability(seed: int) -> None:
+    batch, logprob_N = random_batch(seed)
+    leaf = logprob_N.clone().requires_grad_(True)
+    tokens = [lp for r in slow.responses_of(batch, leaf) if r.demonstration for lp in r.logprob]
+    expected = -sum(float(lp.detach().exp()) * lp for lp in tokens) / len(tokens)
+    expected.backward()
+    assert leaf.grad is not None
+    objective = build_objective({"base": "dft"})
+    output, gradient_N = evaluate(objective, objective.prepare(batch), logprob_N)
+    assert torch.allclose(gradient_N, leaf.grad, rtol=0, atol=1e-10)
+    assert output.measures.values()["policy/loss"] == pytest.approx(float(expected.detach()), abs=1e-10)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -291,10 +486,10 @@ def test_sft_has_the_value_and_gradient_of_maximum_likelihood(seed: int) -> None
 
 def test_every_row_of_the_table_has_a_slow_version_here() -> None:
     in_test_selection_examples = {"d3s", "pods"}
-    assert set(PUBLISHED) | {"sft"} | in_test_selection_examples == set(ALGORITHMS)
+    assert set(PUBLISHED) | {"sft", "dft", "opsm"} | in_test_selection_examples == set(ALGORITHMS)
 
 
-@pytest.mark.parametrize("kind", ["k2", "k3", "k3+"])
+@pytest.mark.parametrize("kind", ["k2", "k3", "k3+", "k3w", "k3_old", "abs"])
 def test_a_kl_term_adds_its_weighted_token_gradient_to_that_of_the_terms(kind: str) -> None:
     batch, logprob_N = random_batch(3)
     bare = build_objective({"base": "grpo"})
@@ -306,7 +501,13 @@ def test_a_kl_term_adds_its_weighted_token_gradient_to_that_of_the_terms(kind: s
     for i in range(batch.N):
         if bool(batch.mask_N[i]):
             gap = float(logprob_N[i] - batch.signals["ref_logprob"][i])
-            slope = 1 - 2.718281828459045 ** (-gap) if kind == "k3" else gap
+            ratio = math.exp(float(logprob_N[i] - batch.signals["old_logprob"][i]))
+            sampled = not bool(batch.demonstration_S[batch.sequence_N[i]])
+            slope = {
+                "k3": 1 - math.exp(-gap),
+                "k3_old": gap * (ratio if sampled else 1.0),
+                "abs": math.copysign(1.0, gap),
+            }.get(kind, gap)
             expected[i] += 0.7 * float(weight_N[i]) * slope
     assert torch.allclose(gradient_N, expected, rtol=0, atol=1e-10)
 
