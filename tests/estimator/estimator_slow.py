@@ -102,24 +102,21 @@ def group_normalised(rows: list[Response], std: str = "sample", epsilon: float =
 
 
 def preference(rows: list[Response], beta: float = 0.1, kind: str = "dpo") -> list[float]:
-    """Minus the slope of the mean loss over all pairs of a group, by a central difference."""
-    moved = [sum(o - r for o, r in zip(row.old, row.ref, strict=True)) for row in rows]
-
-    def loss(shift: int, by: float) -> float:
-        at = [m + by * (i == shift) for i, m in enumerate(moved)]
+    """Minus the slope of the mean loss over all pairs of each group; autograd takes it."""
+    moved = torch.tensor([sum(r.old) - sum(r.ref) for r in rows], dtype=torch.float64, requires_grad=True)
+    total = moved.sum() * 0.0
+    for group in {r.group for r in rows}:
         margins = [
-            at[i] - at[j]
+            moved[i] - moved[j]
             for i, a in enumerate(rows)
             for j, b in enumerate(rows)
-            if a.group == b.group == rows[shift].group and a.reward > b.reward
+            if a.group == b.group == group and a.reward > b.reward
         ]
-        if kind == "ipo":
-            values = [(m - 1 / (2 * beta)) ** 2 for m in margins]
-        else:
-            values = [math.log1p(math.exp(-beta * m)) for m in margins]
-        return mean(values) if values else 0.0
-
-    return [-(loss(i, 1e-4) - loss(i, -1e-4)) / 2e-4 for i in range(len(rows))]
+        for margin in margins:
+            loss = (margin - 1 / (2 * beta)) ** 2 if kind == "ipo" else torch.log1p((-beta * margin).exp())
+            total = total + loss / len(margins)
+    (slope,) = torch.autograd.grad(total, moved)
+    return [-value for value in slope.tolist()]
 
 
 ADVANTAGES: dict[str, Callable[..., list[float]]] = {
