@@ -91,7 +91,8 @@ def test_options_show_in_the_formula() -> None:
 
 @pytest.mark.parametrize("name", PARTS["advantage"])
 def test_every_advantage_gives_one_float64_number_a_token(name: str) -> None:
-    batch = batch_of([2, 0, 3], rewards=[1, 0, 0.5], value=[0.1] * 5)
+    signals = {signal: [-0.1] * 5 for signal in PARTS["advantage"][name]().signals}
+    batch = batch_of([2, 0, 3], rewards=[1, 0, 0.5], **signals)
     found = PARTS["advantage"][name]()(batch)
     assert found.shape == (5,)
     assert found.dtype == torch.float64
