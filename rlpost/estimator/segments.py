@@ -33,11 +33,13 @@ def sequence_mean(value_N: Tensor, batch: TokenBatch) -> Tensor:
 
     A value that is constant over the sequence comes back exactly, whatever the length.
     """
-    index_N = batch.mask_N.nonzero(as_tuple=True)[0]
-    owner_M, value_M = batch.sequence_N[index_N], value_N[index_N].to(torch.float64)
-    some_S = torch.zeros(batch.S, dtype=torch.float64, device=value_N.device).scatter(0, owner_M, value_M)
-    excess_S = segment_sum(value_M - some_S[owner_M], owner_M, batch.S)
-    return some_S + excess_S / trained_length(batch, batch.mask_N).clamp(min=1.0)
+    value_N, owner_N = value_N.to(torch.float64), batch.sequence_N
+    if not bool(batch.mask_N.all()):
+        owner_N = torch.where(batch.mask_N, owner_N, batch.S)  # one more segment, for what is not trained
+    some_X = torch.zeros(batch.S + 1, dtype=torch.float64, device=value_N.device).scatter(0, owner_N, value_N)
+    excess_X = segment_sum(value_N - some_X[owner_N], owner_N, batch.S + 1)
+    length_S = trained_length(batch, batch.mask_N).clamp(min=1.0)
+    return some_X[: batch.S] + excess_X[: batch.S] / length_S
 
 
 def reverse_scan(value_X: Tensor, segment_X: Tensor, factor: float) -> Tensor:
@@ -48,13 +50,12 @@ def reverse_scan(value_X: Tensor, segment_X: Tensor, factor: float) -> Tensor:
     Args:
         segment_X: int64 [X], equal labels side by side.
     """
-    total_X = value_X
+    total_X = value_X.clone()
     longest = int(torch.unique_consecutive(segment_X, return_counts=True)[1].max()) if len(segment_X) else 0
     reach = 1
     while reach < longest:
         same_X = segment_X[:-reach] == segment_X[reach:]
-        later_X = masked(factor**reach * total_X[reach:], same_X)
-        total_X = torch.cat((total_X[:-reach] + later_X, total_X[-reach:]))
+        total_X[:-reach] += masked(factor**reach * total_X[reach:], same_X)
         reach *= 2
     return total_X
 
