@@ -11,11 +11,11 @@ from rlpost.estimator import ALGORITHMS
 
 
 def test_a_block_is_written_anew_and_the_text_around_it_stays() -> None:
-    page = "# Title\n\n<!-- row grpo -->\nold\n<!-- end -->\n\nafter\n"
+    page = "# Title\n\n<!-- row grpo -->\nstale text\n<!-- end -->\n\nafter\n"
     found = render(page)
     assert found.startswith("# Title\n\n<!-- row grpo -->\n**`grpo`**: ")
     assert found.endswith("\n<!-- end -->\n\nafter\n")
-    assert "old\n" not in found
+    assert "stale text" not in found
     assert render(found) == found
 
 
