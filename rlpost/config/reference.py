@@ -77,6 +77,12 @@ def _algorithm() -> str:
             "Any part can be changed, with its options: `{base: grpo, mask: {clip: {high: 0.28}}}`.",
             "`shaping` is a list that is added to the row's own; `kl` and `entropy` are coefficients.",
             "",
+            "A part may be a class of your own, a frozen dataclass with what its axis asks for: "
+            "`advantage: {my_parts.py:MedianCentred: {scale: 2.0}}`.",
+            "The file is looked for beside the recipe, then in the working directory. Its content is part of the "
+            "run's identity: a run does not",
+            "resume with a changed file.",
+            "",
             *("| part | choices |", "|---|---|", *parts, ""),
         ]
     )
