@@ -41,9 +41,9 @@ def selection_measures(batch: TokenBatch, formed: Narrowed, left: Narrowed) -> M
         formed: what the advantages, its first column, were formed over.
         left: what goes into the updates.
     """
-    advantage_R, kept_R = (
-        sequence_mean(part.columns_N[0], part.batch)[~part.batch.demonstration_S] for part in (formed, left)
-    )
+    advantage_S, rollout_S = sequence_mean(formed.columns_N[0], formed.batch), ~formed.batch.demonstration_S
+    left_S = torch.zeros_like(batch.demonstration_S).index_fill(0, left.index_S, True)[formed.index_S]
+    advantage_R, kept_R = advantage_S[rollout_S], advantage_S[rollout_S & left_S]
     sampled = (~batch.demonstration_S).sum().to(torch.float64)
     kept = torch.tensor(float(kept_R.shape[0]))
     used_N = _sampled_tokens(left.batch) & left.keep_N
@@ -143,6 +143,11 @@ def mismatch_measures(logprob_N: Tensor, batch: TokenBatch) -> Measures:
     # Where nothing is known the gap is 0, so the excess of the weight over 1 is 0 too.
     excess_N = torch.expm1(gap_N)
     excess, size_N = excess_N.sum(), gap_N.abs()
+    outside = ((excess_N < -0.5) | (excess_N > 1.0)).sum().to(torch.float64)
+    length_S = segment_sum(known_N, batch.sequence_N, batch.S)
+    total_S = segment_sum(gap_N, batch.sequence_N, batch.S)
+    sequences = (length_S > 0).sum().to(torch.float64)
+    product_S = total_S.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
     return Measures(
         sums={"mismatch/unknown_tokens": unknown},
         means={
@@ -150,6 +155,10 @@ def mismatch_measures(logprob_N: Tensor, batch: TokenBatch) -> Measures:
             "mismatch/logprob_gap_mean": (size_N.sum(), count),
             "mismatch/weight_mean": (excess + count, count),
             "mismatch/weight_square_mean": (excess_N.dot(excess_N) + 2.0 * excess + count, count),
+            "mismatch/chi2": (excess_N.dot(excess_N) + 2.0 * excess, count),
+            "mismatch/sequence_chi2": (torch.expm1(2.0 * product_S).sum(), sequences),
+            "mismatch/log_perplexity_gap": (-(total_S / length_S.clamp(min=1.0)).sum(), sequences),
+            "mismatch/outside_share": (outside, count),
         },
         maxima={"mismatch/logprob_gap_max": size_N.max()} if float(count) else {},
     )
