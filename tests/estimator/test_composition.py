@@ -106,6 +106,22 @@ NAN = float("nan")
         ({"base": "sft", "denominator": "behaviour"}, "use denominator `current` or `unit`"),
         ({"base": "sft", "shaping": ["soft_overlong"]}, "a shaping of the reward never acts"),
         ({"advantage": "constant", "shaping": ["kl_in_reward"]}, "a shaping of the reward never acts"),
+        ({"base": "gdpo", "shaping": ["kl_in_reward"]}, "never acts with advantage `gdpo`"),
+        (
+            {"advantage": {"gdpo": {"weights": {"format": "high"}}}},
+            "advantage.gdpo.weights: found {'format': 'high'}, needed names with a number each",
+        ),
+        ({"advantage": {"gdpo": {"weights": 2}}}, "advantage.gdpo.weights: found 2, needed names"),
+        (
+            {"advantage": {"token_return": {"kl": 0.1}}, "shaping": ["kl_in_reward"]},
+            "shaping `kl_in_reward` would take the KL off the reward again",
+        ),
+        ({"advantage": {"gae": {"kl": 0.1}}, "shaping": ["kl_in_reward"]}, "set the advantage's kl to 0"),
+        ({"advantage": {"gae": {"lam": 2}}}, "advantage.gae: lam must lie in [0, 1], found 2"),
+        ({"advantage": {"pkpo": {"k": 0}}}, "advantage.pkpo: k must be 1 or above, found 0"),
+        ({"advantage": {"pass_at_k": {"k": 1.5}}}, "advantage.pass_at_k.k: found 1.5, needed a whole number"),
+        ({"base": "sft", "advantage": "gae"}, "demonstrations have no reward; use advantage `constant`"),
+        ({"base": "sft", "advantage": "greedy_baseline"}, "demonstrations have no reward"),
     ],
     ids=str,
 )
@@ -205,6 +221,17 @@ def test_a_coefficient_of_zero_leaves_the_regulariser_and_its_signal_out(off: ob
         ({"base": "grpo", "denominator": "behaviour"}, {"behaviour_logprob"}, True, False),
         ({"base": "rloo", "shaping": ["kl_in_reward"]}, {"old_logprob", "ref_logprob"}, True, False),
         ({"base": "reinforce", "entropy": 0.1}, set(), False, True),
+        ({"base": "remax"}, set(), False, False),
+        ({"base": "reinforce_pp"}, {"old_logprob"}, False, False),
+        (
+            {"base": "reinforce_pp", "advantage": {"token_return": {"kl": 0.1}}},
+            {"old_logprob", "ref_logprob"},
+            False,
+            False,
+        ),
+        ({"base": "opo", "advantage": "gae"}, {"value"}, False, False),
+        ({"base": "dcpo"}, {"old_logprob"}, False, False),
+        ({"base": "pkpo"}, set(), True, False),
     ],
     ids=str,
 )
@@ -215,6 +242,19 @@ def test_an_objective_declares_exactly_what_it_needs(
     assert objective.signals == signals
     assert objective.needs_group is needs_group
     assert objective.needs_entropy_gradient is needs_entropy_gradient
+
+
+@pytest.mark.parametrize(
+    ("base", "known"),
+    [
+        ("remax", {"greedy_reward"}),
+        ("gdpo", {"reward_parts"}),
+        ("dcpo", {"prompt_visits", "prompt_samples", "prompt_mean", "prompt_variance"}),
+        ("grpo", set()),
+    ],
+)
+def test_an_objective_declares_what_the_driver_must_know_of_a_sequence(base: str, known: set) -> None:
+    assert build_objective({"base": base}).sequence_signals == known
 
 
 @pytest.mark.parametrize(

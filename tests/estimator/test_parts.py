@@ -85,6 +85,22 @@ def test_options_show_in_the_formula() -> None:
     assert "sum_t" in PARTS["granularity"]["sequence"]("product").formula
     assert "L = 9, c = 3" in PARTS["shaping"]["soft_overlong"](9, 3).formula
     assert "0.2 sum_t" in PARTS["shaping"]["kl_in_reward"](0.2).formula
+    advantages = PARTS["advantage"]
+    assert "R over the batch) + 0.5" in advantages["batch_std"](epsilon=0.5).formula
+    assert "mean(R) + 0.5" in advantages["maxrl"](0.5).formula
+    assert "whiten_population" in advantages["group_centred_whitened"]("population").formula
+    returns = advantages["token_return"](0.9, 0.25, "sample").formula
+    assert all(word in returns for word in ("0.9 G_t+1", "0.25 log(pi_old/pi_ref)", "whiten_sample"))
+    generalised = advantages["gae"](0.5, 0.5, 0.125, "population").formula
+    assert all(word in generalised for word in ("0.5 V_t+1", "0.25 A'_t+1", "0.125 log", "whiten_population"))
+    assert "weight of short = 0.25" in advantages["gdpo"]({"short": 0.25}).formula
+    assert "k = 7" in advantages["pass_at_k"](7, 0.75).formula
+    assert "R_i >= 0.75" in advantages["pass_at_k"](7, 0.75).formula
+    assert "k = 3" in advantages["pkpo"](3).formula
+    assert "without i" in advantages["pkpo"](3).formula
+    assert "without i" not in advantages["pkpo"](3, "plain").formula
+    assert "std_sample(R) + 1e-06" in advantages["best_minus_second"](True).formula
+    assert "std_sample(R)" in advantages["smooth_normalised"]("sample").formula
     assert KL(0.5, "k2").formula == "+ 0.5 agg(k2(log pi - log pi_ref))"
     assert Entropy(0.5).formula == "- 0.5 agg(H_t)"
 
