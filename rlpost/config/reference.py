@@ -79,9 +79,8 @@ def _algorithm() -> str:
             "",
             "A part may be a class of your own, a frozen dataclass with what its axis asks for: "
             "`advantage: {my_parts.py:MedianCentred: {scale: 2.0}}`.",
-            "The file is looked for beside the recipe, then in the working directory. Its content is part of the "
-            "run's identity: a run does not",
-            "resume with a changed file.",
+            "The file is looked for beside the recipe, then in the working directory. Its content is part of",
+            "the run's identity: a run does not resume with a changed file.",
             "",
             *("| part | choices |", "|---|---|", *parts, ""),
         ]

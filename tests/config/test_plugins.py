@@ -102,7 +102,7 @@ def objective(path, *overrides):
 
 
 def test_a_part_beside_the_recipe_is_found_from_any_directory(recipe, tmp_path, monkeypatch):
-    path = recipe("advantage: {'my_parts.py:MedianCentred': {scale: 2.0}}")
+    path = recipe("advantage: {my_parts.py:MedianCentred: {scale: 2.0}}")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert objective(path).terms[0].advantage.formula == "A = 2 (R - median(R))"
