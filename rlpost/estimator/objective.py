@@ -40,7 +40,7 @@ class Prepared:
     Attributes:
         batch: the selected sequences.
         terms: one for each term of the objective.
-        regulariser_N: float64 [N], the weight of every token in the regularisers.
+        regulariser_N: float64 [N], the weight of every token in the regularisers, 0 without any.
         update_S: int64 [S], the optimizer update that each sequence belongs to.
         kept_S: int64 [S], each sequence's index in the batch that was given to `prepare`.
         reward_S: float64, the first term's shaped reward of every sequence of that batch.
@@ -198,8 +198,10 @@ class Objective:
             measures = measures + corrected
             terms.append(PreparedTerm(masked(advantage_N, kept.mask_N), weight_N))
             regulated_S = regulated_S | (term.rows_S(kept) & (gate_S > 0))
-        regulated_N = kept.mask_N & regulated_S[kept.sequence_N]
-        regulariser_N = self.terms[0].aggregation(kept, regulated_N, update_S)
+        regulariser_N = torch.zeros_like(terms[0].weight_N)
+        if self.regularisers:
+            regulated_N = kept.mask_N & regulated_S[kept.sequence_N]
+            regulariser_N = self.terms[0].aggregation(kept, regulated_N, update_S)
         return Prepared(kept, tuple(terms), regulariser_N, update_S, left.index_S, reward_S, measures)
 
     def loss(self, logprob_N: Tensor, prepared: Prepared, entropy_N: Tensor | None = None) -> LossOutput:
@@ -228,8 +230,8 @@ class Objective:
             value = (weight_N * fixed.advantage_N * term.value(at, current_N, batch)).sum()
             measures = measures + Measures(sums={"policy/loss": -value})
             measures = measures + term_measures(term.denominator, at.decision, at.ratio_N, weight_N != 0)
-        weight_N = prepared.regulariser_N.to(logprob_N.dtype)
         for regulariser in self.regularisers:
+            weight_N = prepared.regulariser_N.to(logprob_N.dtype)
             value = (weight_N * regulariser(logprob_N, entropy_N, batch)).sum() * regulariser.coefficient
             total = total + value
             report = {"policy/loss": value.detach(), regulariser.metric: value.detach()}

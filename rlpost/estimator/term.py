@@ -120,15 +120,21 @@ class Term:
             update_S: the optimizer update that each sequence belongs to.
         """
         row_S = torch.where(self.rows_S(batch), gate_S, 0.0)
-        active_N = batch.mask_N & counted_N & (row_S > 0)[batch.sequence_N]
-        factor_N = row_S[batch.sequence_N]
+        active_N, factor_N = batch.mask_N & counted_N, None
+        if not bool((row_S == 1.0).all()):
+            factor_N = row_S[batch.sequence_N]
+            active_N = active_N & (factor_N > 0.0)
         measures = Measures()
         if self.correction:
             counted_N = active_N
             active_N, corrected_N = _corrected(self.correction, active_N, batch)
-            factor_N = factor_N * corrected_N
+            factor_N = corrected_N if factor_N is None else factor_N * corrected_N
             measures = correction_measures(corrected_N, counted_N)
-        weight_N = self.weight * self.aggregation(batch, active_N, update_S) * factor_N
+        weight_N = self.aggregation(batch, active_N, update_S)
+        if factor_N is not None:
+            weight_N = weight_N * factor_N
+        if self.weight != 1.0:
+            weight_N = weight_N * self.weight
         return masked(weight_N, keep_N), measures
 
     def evaluate(self, fixed: PreparedTerm, logprob_N: Tensor, batch: TokenBatch) -> Evaluated:
