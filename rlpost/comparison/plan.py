@@ -120,11 +120,12 @@ def make_plan(
 
 
 def read_arms(path: Path) -> dict[str, dict[str, Any]]:
-    """The arms of a file: name to `{base: ..., ...}`.
+    """The arms of a file: name to `{base: ..., ...}`; a user's own parts are looked up beside it.
 
     Raises:
         ConfigError: the file is not such a mapping.
     """
+    from rlpost.config.plugins import with_absolute_parts
     from rlpost.config.yaml_text import read_document
 
     arms = read_document(path).data
@@ -146,7 +147,7 @@ def read_arms(path: Path) -> dict[str, dict[str, Any]]:
                 found=spec,
                 needed="a row of `rlpost algorithms`, or `{base: ROW, ...}`",
             )
-        written_out[str(name)] = dict(full)
+        written_out[str(name)] = with_absolute_parts(dict(full), path.parent)
     return written_out
 
 

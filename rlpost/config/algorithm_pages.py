@@ -1,4 +1,4 @@
-"""The rows in docs/algorithms/, written from the table: `python -m rlpost.config.algorithm_pages docs/algorithms`.
+"""The rows in docs/algorithms/, from the table: `python -m rlpost.config.algorithm_pages docs/algorithms`.
 
 A page is written by hand, but for the text between `<!-- row NAME -->` and `<!-- end -->` (one row of the
 table), and between `<!-- table -->` and `<!-- end -->` (all rows, with links to their pages).
