@@ -117,7 +117,9 @@ class TokenReturn:
     @property
     def formula(self) -> str:
         made = "G_t" if self.whiten == "none" else f"whiten_{self.whiten}(G_t)"
-        return f"A_t = {made}, G_t = r_t + {self.discount:g} G_t+1, r = R_i at the end{_kl_words(self.kl)}"
+        return (
+            f"A_t = {made}, G_t = r_t + {_times(self.discount)}G_t+1, r = R_i at the end{_kl_words(self.kl)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,8 @@ class GAE:
     @property
     def formula(self) -> str:
         made = "A'_t" if self.whiten == "none" else f"whiten_{self.whiten}(A'_t)"
-        delta = f"r_t + {self.discount:g} V_t+1 - V_t"
-        carried = f"A'_t = {delta} + {self.discount * self.lam:g} A'_t+1"
+        delta = f"r_t + {_times(self.discount)}V_t+1 - V_t"
+        carried = f"A'_t = {delta} + {_times(self.discount * self.lam)}A'_t+1"
         return f"A_t = {made}, {carried}, r = R_i at the end{_kl_words(self.kl)}"
 
 
@@ -169,6 +171,10 @@ def _check_options(kl: float, **factors: float) -> None:
 
 def _kl_signals(kl: float) -> frozenset[str]:
     return frozenset({"old_logprob", "ref_logprob"}) if kl > 0 else frozenset()
+
+
+def _times(factor: float) -> str:
+    return "" if factor == 1 else f"{factor:g} "
 
 
 def _kl_words(kl: float) -> str:
