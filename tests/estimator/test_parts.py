@@ -15,6 +15,7 @@ from rlpost.estimator import (
     ALGORITHMS,
     KL,
     PARTS,
+    AllOf,
     Entropy,
     advantage,
     aggregation,
@@ -121,7 +122,8 @@ def test_every_row_says_what_it_is_and_where_it_is_published(name: str) -> None:
     assert not row.summary.endswith(".")
     parts = {type(p) for kinds in PARTS.values() for p in (kind() for kind in kinds.values())}
     for term in row.objective.terms:
-        used = (term.advantage, term.denominator, term.granularity, term.mask, term.aggregation)
+        masks = term.mask.masks if isinstance(term.mask, AllOf) else (term.mask,)
+        used = (term.advantage, term.denominator, term.granularity, *masks, term.aggregation)
         assert {
             type(p) for p in (*used, term.gate, *term.shaping, *term.correction, *row.objective.selection)
         } <= parts
