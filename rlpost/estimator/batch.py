@@ -104,7 +104,10 @@ class TokenBatch:
 
     def rows(self, index_S: Tensor) -> TokenBatch:
         """The sequences `index_S` (int64, any order) as a batch of their own."""
-        index_N, sequence_N = token_index(self.sequence_N, self.S, index_S)
+        return self.cut(index_S, *token_index(self.sequence_N, self.S, index_S))
+
+    def cut(self, index_S: Tensor, index_N: Tensor, sequence_N: Tensor) -> TokenBatch:
+        """`rows`, for a caller that has `token_index` of these sequences already."""
         return TokenBatch(
             sequence_N=sequence_N,
             mask_N=self.mask_N[index_N],

@@ -70,10 +70,10 @@ class Prepared:
 
     def rows(self, index_S: Tensor) -> Prepared:
         """The sequences `index_S` alone; weights keep the whole batch's denominators."""
-        index_N, _ = token_index(self.batch.sequence_N, self.batch.S, index_S)
+        index_N, sequence_N = token_index(self.batch.sequence_N, self.batch.S, index_S)
         return replace(
             self,
-            batch=self.batch.rows(index_S),
+            batch=self.batch.cut(index_S, index_N, sequence_N),
             terms=tuple(PreparedTerm(t.advantage_N[index_N], t.weight_N[index_N]) for t in self.terms),
             regulariser_N=self.regulariser_N[index_N],
             update_S=self.update_S[index_S],

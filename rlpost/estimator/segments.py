@@ -25,6 +25,8 @@ def masked(value_N: Tensor, mask_N: Tensor) -> Tensor:
 
 def trained_length(batch: TokenBatch, mask_N: Tensor) -> Tensor:
     """Tokens under `mask_N` of each sequence; float64 [S]."""
+    if bool(mask_N.all()):
+        return batch.length_S.to(torch.float64)
     return segment_sum(mask_N, batch.sequence_N, batch.S)
 
 

@@ -85,19 +85,22 @@ class Narrowed:
         """What a selection leaves of it."""
         keep_N, counted_N = self.keep_N, self.counted_N
         if selected.keep_N is not None:
-            keep_N = keep_N & selected.keep_N
-        if selected.keep_N is not None and selected.denominators == "renewed":
-            counted_N = counted_N & selected.keep_N
+            both_N = keep_N & selected.keep_N
+            if selected.denominators == "renewed":
+                counted_N = both_N if counted_N is keep_N else counted_N & selected.keep_N
+            keep_N = both_N
         measures = self.measures + selected.measures
         if bool(selected.keep_S.all()):
             return replace(self, keep_N=keep_N, counted_N=counted_N, measures=measures)
         index_S = selected.keep_S.nonzero(as_tuple=True)[0]
-        index_N, _ = token_index(self.batch.sequence_N, self.batch.S, index_S)
+        index_N, sequence_N = token_index(self.batch.sequence_N, self.batch.S, index_S)
+        one_mask = counted_N is keep_N
+        keep_N = keep_N[index_N]
         return Narrowed(
-            self.batch.rows(index_S),
+            self.batch.cut(index_S, index_N, sequence_N),
             self.index_S[index_S],
-            keep_N[index_N],
-            counted_N[index_N],
+            keep_N,
+            keep_N if one_mask else counted_N[index_N],
             tuple(column_N[index_N] for column_N in self.columns_N),
             measures,
         )
