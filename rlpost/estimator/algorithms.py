@@ -205,8 +205,8 @@ ALGORITHMS: dict[str, Row] = {
             selection=(DropUniform(refill=True),),
         ),
         source="arXiv 2503.14476",
-        certain="clip 0.2/0.28, token mean, punishment up to -1, no KL, prompts sampled until the batch is full",
-        ours="at most 8 rounds of sampling, the later ones as large as the share of informative groups so far "
+        certain="clip 0.2/0.28, token mean, punishment up to -1, no KL, sampling until the batch is full",
+        ours="at most 8 rounds of sampling, later ones as large as the share of informative groups so far "
         "suggests; surplus groups are dropped",
     ),
     "batch_std": Row(

@@ -283,7 +283,7 @@ aggregation  mean_i (1/n_i) sum_t L
 loss_t = - m_t A_t exp(log pi_t - log pi_den,t), gradient through log pi_t only"""
 
 DAPO_IN_WORDS = """\
-selection    groups with max(R) > min(R)
+selection    groups with max(R) > min(R), refilled in at most 8 rounds
 shaping      R_i <- R_i - 1 clip((n_i - L + c)/c, 0, 1), L = 100, c = L/5
 advantage    A_i = (R_i - mean(R)) / (std_sample(R) + 1e-06)
 denominator  pi_den = pi_old
