@@ -151,6 +151,14 @@ def groups_have_two_samples(config: RunConfig) -> Iterator[Problem]:
                 found=f"{samples} sample per prompt",
                 needed="at least 2",
             )
+        for k in (getattr(term.advantage, "k", 1) for term in objective.terms):
+            if stage.source == "rollouts" and samples < k:
+                yield Problem(
+                    ("stages", index, "train", "samples_per_prompt"),
+                    f"`{stage.algorithm['base']}` trains the best of {k} samples, and a prompt has fewer",
+                    found=samples,
+                    needed=f"at least {k}",
+                )
 
 
 def algorithms_fit_their_source(config: RunConfig) -> Iterator[Problem]:

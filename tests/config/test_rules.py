@@ -88,6 +88,12 @@ def test_sampling_without_a_reward_is_refused(message):
     assert "stage `rl` learns from sampled responses, but nothing rewards them" in message("rewards=[]")
 
 
+def test_the_best_of_k_needs_k_samples(message):
+    text = message("stages.rl.algorithm={base: pass_at_k, advantage: {pass_at_k: {k: 9}}}")
+    assert "`pass_at_k` trains the best of 9 samples, and a prompt has fewer" in text
+    assert "needed: at least 9" in text
+
+
 def test_group_algorithms_need_a_group(message):
     text = message("stages.rl.train.samples_per_prompt=1")
     assert "`grpo` compares the samples of a prompt with each other" in text

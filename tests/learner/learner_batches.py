@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from rlpost.config.schema import ModelConfig, TinyModelConfig, TrainConfig
@@ -61,3 +63,37 @@ def update_arguments(seed=0) -> tuple[ModelInputs, Prepared, Objective, float]:
     """What one call of `update` takes."""
     inputs, objective = model_inputs(seed=seed), grpo()
     return inputs, objective.prepare(token_batch(inputs, seed)), objective, 0.8
+
+
+def arguments_of_row(name: str) -> tuple[ModelInputs, Prepared, Objective, float]:
+    """The same for one row of the table, on a batch with every signal that a row reads."""
+    inputs = model_inputs()
+    batch = token_batch(inputs)
+    generator = torch.Generator().manual_seed(7)
+    objective = build_objective({"base": name}, max_response_tokens=32)
+    demonstrated = any(term.rows == "demonstrations" for term in objective.terms)
+    noise_N = torch.rand(batch.N, generator=generator, dtype=torch.float64)
+    noise_S = torch.rand(batch.S, generator=generator, dtype=torch.float64)
+    batch = replace(
+        batch,
+        group_S=torch.arange(batch.S) // 5,
+        reward_S=(torch.arange(batch.S) % 2).to(torch.float64) * (0.5 + noise_S),
+        demonstration_S=torch.full((batch.S,), demonstrated),
+        progress=0.3,
+        sequence_signals={
+            "prompt_visits": torch.full_like(noise_S, 2.0),
+            "prompt_samples": torch.full_like(noise_S, 4.0),
+            "prompt_mean": torch.full_like(noise_S, 0.25),
+            "prompt_variance": torch.full_like(noise_S, 0.1),
+            "greedy_reward": torch.full_like(noise_S, 0.4),
+            "reward_part/a": noise_S,
+            "reward_part/b": 1.0 - noise_S.square(),
+        },
+    ).with_signals(entropy=noise_N)
+    prepared = objective.prepare(batch)
+    return inputs.rows(prepared.kept_S.tolist()), prepared, objective, 0.8
+
+
+def flat_gradient(model: torch.nn.Module) -> torch.Tensor:
+    """All gradients of a model, one after the other."""
+    return torch.cat([p.grad.flatten() for p in model.parameters()])

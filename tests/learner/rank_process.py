@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import torch
-from learner_batches import MODEL, train, update_arguments
+from learner_batches import MODEL, arguments_of_row, flat_gradient, train, update_arguments
 from safetensors.torch import save_file
 
 from rlpost.errors import NonFiniteError
+from rlpost.estimator import ALGORITHMS
 from rlpost.learner import TorchLearner
 from rlpost.learner.microbatch import shard
 
@@ -61,6 +62,14 @@ def main(rank: int, world_size: int, folder: Path) -> None:
     learner._ranks.sum_gradients(learner._parameters)
     gradients = {name: p.grad for name, p in learner.policy.model.named_parameters()}
     save_file(gradients, folder / f"gradients-{rank}.safetensors")
+
+    every = {}
+    for name in ALGORITHMS:
+        arguments = arguments_of_row(name)
+        learner.accumulate(*rows_of(arguments, shard(arguments[0].lengths, world_size)[rank]))
+        learner._ranks.sum_gradients(learner._parameters)
+        every[name] = flat_gradient(learner.policy.model)
+    save_file(every, folder / f"rows-{rank}.safetensors")
     (folder / f"facts-{rank}.json").write_text(json.dumps(facts))
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from learner_batches import MODEL, train, update_arguments
+from learner_batches import MODEL, arguments_of_row, flat_gradient, train, update_arguments
 from safetensors.torch import load_file
 
 from rlpost.errors import DeadlineError
+from rlpost.estimator import ALGORITHMS
 from rlpost.learner import TorchLearner
 from rlpost.learner.ranks import Ranks
 
@@ -71,6 +72,17 @@ def test_ranks_together_make_the_update_that_one_alone_makes(world_size, tmp_pat
         gradients = load_file(tmp_path / f"gradients-{rank}.safetensors")
         for name, parameter in alone.policy.model.named_parameters():
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=0, atol=1e-6)
+
+    # Every row of the table: any number of ranks, any micro-batch, packed or padded, gives the same.
+    for layout, limit in (("packed", 48), ("packed", 400), ("padded", 150)):
+        alone.start_stage(train(layout=layout, tokens_per_microbatch=limit), reference=False)
+        for name in ALGORITHMS:
+            alone.accumulate(*arguments_of_row(name))
+            needed = flat_gradient(alone.policy.model)
+            assert needed.abs().max() > 1e-4, name
+            for rank in range(world_size):
+                found = load_file(tmp_path / f"rows-{rank}.safetensors")[name]
+                torch.testing.assert_close(found, needed, rtol=0, atol=1e-9, msg=f"{name}, {layout}, {limit}")
 
 
 def test_a_rank_that_waits_alone_stops_at_its_deadline(tmp_path):
