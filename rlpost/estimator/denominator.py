@@ -109,12 +109,16 @@ class Old(_Ratio):
 
 @dataclass(frozen=True)
 class Behaviour(_Ratio):
-    """pi_den = mu, the policy as the engine sampled from it (two-policy form, baselines.md section 7)."""
+    """pi_den = mu, the policy as the engine sampled from it (two-policy form, baselines.md section 7).
+
+    A sampler log-prob that is NaN counts as ratio 1 (as in TRL).
+    """
 
     signals: ClassVar[frozenset[str]] = frozenset({"behaviour_logprob"})
 
     def log_ratio(self, logprob_N: Tensor, batch: TokenBatch) -> Tensor:
-        return _difference(logprob_N, batch.signal("behaviour_logprob").to(logprob_N.dtype))
+        sampler_N = batch.signal("behaviour_logprob").to(logprob_N.dtype)
+        return _difference(logprob_N, torch.where(sampler_N.isnan(), logprob_N, sampler_N))
 
     @property
     def formula(self) -> str:

@@ -140,7 +140,11 @@ class Term:
     def evaluate(self, fixed: PreparedTerm, logprob_N: Tensor, batch: TokenBatch) -> Evaluated:
         """Ratios, the mask's decision and gradient coefficients, from detached log-probs [N]."""
         advantage_N = fixed.advantage_N.to(logprob_N.dtype)
-        log_ratio_N = masked(self.denominator.log_ratio(logprob_N, batch), batch.mask_N)
+        read_N = batch.mask_N
+        if self.rows != "all":
+            # A demonstration has no log-probs of an old policy or a sampler.
+            read_N = read_N & self.rows_S(batch)[batch.sequence_N]
+        log_ratio_N = masked(self.denominator.log_ratio(logprob_N, batch), read_N)
         span = self.granularity(log_ratio_N, advantage_N, batch)
         ratio_N = torch.exp(span.log_ratio_N)
         decision = self.mask(Ratios(ratio_N, log_ratio_N, logprob_N, advantage_N), batch)
