@@ -82,7 +82,7 @@ class KL:
     log(pi / pi_old) are clamped to ±20. Demonstrations have no pi_old; their factor in k3_old is 1.
 
     With a `target` the coefficient adapts after each step (arXiv 1909.08593), n being its responses:
-    coefficient <- coefficient (1 + clip(KL / target - 1, ±0.2) n / horizon).
+    coefficient <- coefficient (1 + clip(KL / target - 1, ±0.2) n / horizon), at most halved (ours).
 
     Attributes:
         coefficient: the weight, the first one when it adapts.
@@ -125,7 +125,7 @@ class KL:
         if self.target is None:
             return self.coefficient
         error = min(max(measured / self.target - 1.0, -0.2), 0.2)
-        return max(self.coefficient * (1.0 + error * samples / self.horizon), 0.0)
+        return self.coefficient * max(1.0 + error * samples / self.horizon, 0.5)
 
     def applied(self, measured: float | None) -> float:
         return self.coefficient

@@ -498,6 +498,7 @@ def test_an_adaptive_kl_coefficient_moves_by_the_clipped_error_over_the_horizon(
     assert kl.next_coefficient(12.0, 256) == pytest.approx(0.201024, abs=1e-12)
     assert kl.next_coefficient(6.6, 256) == pytest.approx(0.2 * (1 + 0.1 * 0.0256), abs=1e-12)
     assert kl.next_coefficient(0.0, 256) == pytest.approx(0.2 * (1 - 0.2 * 0.0256), abs=1e-12)
+    assert KL(0.2, target=6.0, horizon=10).next_coefficient(0.0, 256) == 0.1
     assert not KL(0.2).is_adaptive
     assert KL(0.2).next_coefficient(12.0, 256) == 0.2
 
