@@ -4,19 +4,19 @@
     python benchmarks/core.py --rows grpo d3s --repeats 9
     python benchmarks/core.py --tokens 100000 --sequences 2048
 
-The unit is one copy: `clone()` into new tensors, all held until it ends, of every tensor of the batch with all
-its signals, of the current log-probs and of the current entropies; so it allocates as every operation of the
-core does. The batch has ragged lengths, groups of 8 responses, binary rewards and every signal that some
-row reads, in float32 like a learner's; rows that read demonstrations alone get the same batch as demonstrations.
+The unit is one copy: `clone()` into new tensors, all held until it ends, of every tensor of the batch with
+all its signals, of the current log-probs and of the current entropies; so it allocates as every operation of
+the core does. The batch has ragged lengths, groups of 8 responses, binary rewards and every signal that some
+row reads, in float32 like a learner's; rows that read demonstrations alone get it as demonstrations.
 
 Times are CPU times of this process, which other work on the machine hardly touches. A row's ratio is the
-least time of its repeats over the least of the copies, which alternate with them, after one of each that does not
-count. Threads are 1 unless `--threads` says otherwise, and the times are then those of all threads together.
+least time of its repeats over the least of the copies, which alternate with them, after one of each that does
+not count. Threads are 1 unless `--threads` says otherwise; the times are then those of all of them together.
 
 Where new tensors lie decides the unit, so the C library's allocator is told (Linux alone). `--pages held`: in
 memory that the process keeps, as in a run that has warmed up; a copy then costs little, and this is the
 stricter measure. `--pages fresh`: in pages that the system hands out and takes back each time, which makes
-a copy several times dearer, and a step about twice. Untold, the allocator moves between the two, and
+a copy about eight times dearer, and a step about four times. Untold, the allocator moves between the two, and
 ratios with it. The target is a ratio of at most 25.
 """
 
