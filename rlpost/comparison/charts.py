@@ -40,7 +40,7 @@ CHARTS = (
     BandChart("Accuracy over trained tokens", "accuracy", "accuracy", percent=True, along="tokens"),
     BandChart("pass@K over steps", "pass@K", "chance", percent=True),
     BandChart("pass@K over trained tokens", "pass@K", "chance", percent=True, along="tokens"),
-    BandChart("Trained tokens with a non-zero advantage", "nonzero_advantage_share", "share", percent=True),
+    BandChart("Responses with a non-zero advantage", "nonzero_response_share", "share", percent=True),
     BandChart("Groups that carry signal", "informative_group_share", "share", percent=True),
     BandChart("Clipped tokens, both sides", "clip_share", "share", percent=True),
     BandChart("Entropy", "entropy", "nats per token"),

@@ -158,7 +158,7 @@ def _at_the_end(value: Callable[[Record], float | None]) -> Measure:
 
 
 STEP_CURVES: dict[str, Callable[[Record], float | None]] = {
-    "nonzero_advantage_share": _metric("signal/nonzero_advantage_share"),
+    "nonzero_response_share": _metric("signal/nonzero_response_share"),
     "informative_group_share": _metric("signal/informative_group_share"),
     "clip_share": _clip_share,
     "entropy": _metric("policy/entropy"),
@@ -170,7 +170,7 @@ STEP_MEASURES: dict[str, Measure] = {
     "trained_tokens": _total(_metric("learner/trained_tokens")),
     "generated_tokens": _total(_generated_tokens),
     "generated_samples": _total(_metric("rollout/samples")),
-    "nonzero_advantage_share": _mean(STEP_CURVES["nonzero_advantage_share"]),
+    "nonzero_response_share": _mean(STEP_CURVES["nonzero_response_share"]),
     "informative_group_share": _mean(STEP_CURVES["informative_group_share"]),
     "clip_share": _mean(_clip_share),
     "entropy_end": _at_the_end(STEP_CURVES["entropy"]),

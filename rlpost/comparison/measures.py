@@ -35,11 +35,11 @@ MEASURES = (
     Measure("generated_tokens", "sampled tokens", "count", "tokens of all responses sampled in training"),
     Measure("generated_samples", "samples", "count", "responses sampled in training"),
     Measure(
-        "nonzero_advantage_share",
+        "nonzero_response_share",
         "non-zero advantages",
         "percent",
-        "trained tokens with an advantage that is not 0, mean over steps; near 100 % where uniform groups "
-        "are dropped before they are trained on",
+        "responses in the batch with an advantage that is not 0, before any selection that reads "
+        "advantages, mean over steps; 100 % where uniform groups are replaced by further ones",
     ),
     Measure(
         "informative_group_share",

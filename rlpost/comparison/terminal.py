@@ -17,7 +17,7 @@ from rlpost.comparison.runs import SUMMARY, ComparedRun
 if TYPE_CHECKING:
     from rich.console import Console
 
-BESIDE = ("trained_tokens", "nonzero_advantage_share", "clip_share", "entropy_end", "wall_s")
+BESIDE = ("trained_tokens", "nonzero_response_share", "clip_share", "entropy_end", "wall_s")
 """What the second table shows; the report shows the rest."""
 
 

@@ -22,7 +22,7 @@ CLIPPED = {"policy/clip_share_low": 0.02, "policy/clip_share_high": 0.04}
 def step(tokens, nonzero, entropy, **more):
     return {
         "learner/trained_tokens": tokens,
-        "signal/nonzero_advantage_share": nonzero,
+        "signal/nonzero_response_share": nonzero,
         "policy/entropy": entropy,
         "rollout/samples": 16.0,
         "rollout/response_tokens_mean": 2.5,
@@ -69,7 +69,7 @@ def test_a_record_has_totals_means_over_the_steps_that_have_a_metric_and_the_las
         "trained_tokens": 100.0,
         "generated_tokens": 80.0,
         "generated_samples": 32.0,
-        "nonzero_advantage_share": 0.75,
+        "nonzero_response_share": 0.75,
         "informative_group_share": None,
         "clip_share": pytest.approx(0.06),
         "entropy_end": 0.5,
@@ -93,7 +93,7 @@ def test_supervised_steps_of_a_run_do_not_count(recipe, write_run, tmp_path):
     write_run(run.directory, steps, {0: (0.0, {1: 0.0}), 2: (0.1, {1: 0.1}), 4: (0.2, {1: 0.2})})
     record = gather(run)
     assert record.values["trained_tokens"] == 80.0
-    assert record.values["nonzero_advantage_share"] == 0.5
+    assert record.values["nonzero_response_share"] == 0.5
     assert record.curves["accuracy"] == [(2, 0.1), (4, 0.2)]
     assert record.tokens[0] == (2, 0.0)
 
