@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rlpost.estimator import LossOutput, Objective, Prepared, TokenBatch
+from rlpost.estimator import LossOutput, Measures, Objective, Prepared, TokenBatch
 
 NAN = float("nan")
 torch.set_num_threads(1)
@@ -154,3 +154,33 @@ def kept_tokens(prepared: Prepared, batch: TokenBatch) -> Tensor:
     """Positions of the kept sequences' tokens on the N axis of the original batch."""
     kept = set(prepared.kept_S.tolist())
     return torch.tensor([i for i, s in enumerate(batch.sequence_N.tolist()) if s in kept], dtype=torch.int64)
+
+
+def entropy_of(logprob_N: Tensor) -> Tensor:
+    return torch.where(torch.isnan(logprob_N), logprob_N, logprob_N.square() + 0.1)
+
+
+def gradient_of_cut(
+    objective: Objective, prepared: Prepared, logprob_N: Tensor, pieces: list[list[int]]
+) -> tuple[float, Tensor, Measures]:
+    """Losses, gradients and measures of the pieces, added up; gradients lie on the whole's N axis."""
+    leaf = logprob_N.clone().requires_grad_(True)
+    entropy_N = entropy_of(logprob_N)
+    total, measures = 0.0, Measures()
+    for piece in pieces:
+        rows = prepared.rows(torch.tensor(piece, dtype=torch.int64))
+        owners = prepared.batch.sequence_N.tolist()
+        index_N = torch.tensor([i for s in piece for i, o in enumerate(owners) if o == s], dtype=torch.int64)
+        output = objective.loss(leaf[index_N], rows, entropy_N[index_N])
+        output.loss.backward()
+        total += float(output.loss.detach())
+        measures = measures + output.measures
+    assert leaf.grad is not None
+    return total, leaf.grad, measures
+
+
+def random_cut(rng: random.Random, count: int) -> list[list[int]]:
+    order = list(range(count))
+    rng.shuffle(order)
+    borders = sorted(rng.sample(range(count + 1), rng.randint(0, min(count, 6))))
+    return [order[a:b] for a, b in zip([0, *borders], [*borders, count], strict=True)]

@@ -13,7 +13,7 @@ import estimator_slow_advantages as slow_advantages
 import estimator_slow_losses as losses
 import pytest
 import torch
-from estimator_batches import evaluate, kept_tokens, random_batch
+from estimator_batches import evaluate, gradient_of_cut, kept_tokens, random_batch, random_cut
 from torch import Tensor
 
 from rlpost.estimator import (
@@ -216,6 +216,28 @@ def assert_matches_the_papers(
     assert output.measures.values()["policy/loss"] == pytest.approx(expected_loss, abs=1e-10)
 
 
+def assert_cutting_and_ordering_change_nothing(
+    objective: Objective, batch: TokenBatch, logprob_N: Tensor, rng: random.Random
+) -> None:
+    """Micro-batches of any cut add up to the whole, and a shuffled batch has the shuffled gradient."""
+    prepared = objective.prepare(batch)
+    index_N = kept_tokens(prepared, batch)
+    S = prepared.batch.S
+    whole = gradient_of_cut(objective, prepared, logprob_N[index_N], [list(range(S))])
+    cut = gradient_of_cut(objective, prepared, logprob_N[index_N], random_cut(rng, S))
+    assert cut[0] == pytest.approx(whole[0], rel=1e-12, abs=1e-12)
+    assert torch.allclose(cut[1], whole[1], rtol=1e-12, atol=1e-12)
+    order = rng.sample(range(batch.S), batch.S)
+    moved_N = torch.cat([(batch.sequence_N == s).nonzero(as_tuple=True)[0] for s in order])
+    shuffled = batch.rows(torch.tensor(order))
+    again = objective.prepare(shuffled)
+    moved = evaluate(objective, again, logprob_N[moved_N][kept_tokens(again, shuffled)])[1]
+    full_N, moved_full_N = torch.zeros_like(logprob_N), torch.zeros_like(logprob_N)
+    full_N[index_N] = whole[1]
+    moved_full_N[kept_tokens(again, shuffled)] = moved
+    assert torch.allclose(moved_full_N, full_N[moved_N], rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("seed", range(240))
 def test_random_compositions_have_the_value_and_gradient_of_the_published_losses(seed: int) -> None:
     rng = random.Random(1000 + seed)
@@ -238,7 +260,10 @@ def test_random_compositions_have_the_value_and_gradient_of_the_published_losses
         "shaping": [{k: v} for k, v in shaping.items()],
         "selection": "drop_uniform" if drop_uniform else "all",
     }
-    assert_matches_the_papers(build_objective(spec), choice, batch, logprob_N, shaping, drop_uniform)
+    objective = build_objective(spec)
+    assert_matches_the_papers(objective, choice, batch, logprob_N, shaping, drop_uniform)
+    assert_coefficients_match(objective, batch, logprob_N)
+    assert_cutting_and_ordering_change_nothing(objective, batch, logprob_N, rng)
 
 
 PUBLISHED = {

@@ -7,10 +7,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from estimator_batches import batch_of, evaluate, kept_tokens, random_batch
+from estimator_batches import (
+    batch_of,
+    entropy_of,
+    evaluate,
+    gradient_of_cut,
+    kept_tokens,
+    random_batch,
+    random_cut,
+)
 from torch import Tensor
 
-from rlpost.estimator import ALGORITHMS, D3S, Measures, Objective, Prepared, build_objective
+from rlpost.estimator import ALGORITHMS, D3S, Objective, build_objective
 
 SPECS = [
     *({"base": name} for name in ALGORITHMS),
@@ -24,36 +32,6 @@ SPECS = [
 
 def objectives() -> list[Objective]:
     return [build_objective(spec, max_response_tokens=5) for spec in SPECS]
-
-
-def entropy_of(logprob_N: Tensor) -> Tensor:
-    return torch.where(torch.isnan(logprob_N), logprob_N, logprob_N.square() + 0.1)
-
-
-def gradient_of_cut(
-    objective: Objective, prepared: Prepared, logprob_N: Tensor, pieces: list[list[int]]
-) -> tuple[float, Tensor, Measures]:
-    """Losses, gradients and measures of the pieces, added up; gradients lie on the whole's N axis."""
-    leaf = logprob_N.clone().requires_grad_(True)
-    entropy_N = entropy_of(logprob_N)
-    total, measures = 0.0, Measures()
-    for piece in pieces:
-        rows = prepared.rows(torch.tensor(piece, dtype=torch.int64))
-        owners = prepared.batch.sequence_N.tolist()
-        index_N = torch.tensor([i for s in piece for i, o in enumerate(owners) if o == s], dtype=torch.int64)
-        output = objective.loss(leaf[index_N], rows, entropy_N[index_N])
-        output.loss.backward()
-        total += float(output.loss.detach())
-        measures = measures + output.measures
-    assert leaf.grad is not None
-    return total, leaf.grad, measures
-
-
-def random_cut(rng: random.Random, count: int) -> list[list[int]]:
-    order = list(range(count))
-    rng.shuffle(order)
-    borders = sorted(rng.sample(range(count + 1), rng.randint(0, min(count, 6))))
-    return [order[a:b] for a, b in zip([0, *borders], [*borders, count], strict=True)]
 
 
 @pytest.mark.parametrize("objective", objectives(), ids=[str(s) for s in SPECS])
