@@ -28,7 +28,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -92,7 +92,8 @@ def make_inputs(tokens: int, sequences: int, objectives: list[Objective]) -> Inp
 
 def copy(batch: TokenBatch, logprob_N: torch.Tensor, entropy_N: torch.Tensor) -> list[torch.Tensor]:
     """One copy of everything."""
-    own = [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
+    values = [getattr(batch, field.name) for field in fields(batch)]
+    own = [value for value in values if isinstance(value, torch.Tensor)]
     tensors = [*own, *batch.signals.values(), *batch.sequence_signals.values(), logprob_N, entropy_N]
     return [tensor.clone() for tensor in tensors]
 

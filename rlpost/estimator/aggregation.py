@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rlpost.estimator.batch import TokenBatch
-from rlpost.estimator.segments import segment_sum, trained_length
+from rlpost.estimator.segments import masked, segment_sum, trained, trained_length
 
 
 class Aggregation(Protocol):
@@ -50,7 +50,9 @@ def _sequence_mean(batch: TokenBatch, mask_N: Tensor, update_S: Tensor) -> tuple
 
 
 def _spread(weight_S: Tensor, batch: TokenBatch, mask_N: Tensor) -> Tensor:
-    return weight_S[batch.sequence_N] * mask_N.to(torch.float64)
+    """The weight of each sequence on its tokens that count; 0 on the others."""
+    weight_N = batch.spread(weight_S)
+    return trained(weight_N, batch) if mask_N is batch.mask_N else masked(weight_N, mask_N)
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ class PromptMean:
         update_P = torch.div(prompts, width, rounding_mode="floor")
         count = int(update_S.max()) + 1 if update_S.numel() else 0
         prompts_U = segment_sum(live_P, update_P, count).clamp(min=1.0)
-        return inside_N / prompts_U[update_S][batch.sequence_N]
+        return inside_N / batch.spread(prompts_U[update_S])
 
     @property
     def formula(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -78,10 +79,26 @@ class TokenBatch:
     def S(self) -> int:
         return self.group_S.shape[0]
 
-    @property
+    @cached_property
     def length_S(self) -> Tensor:
         """int64 [S], all tokens of each sequence, observations included."""
         return torch.bincount(self.sequence_N, minlength=self.S)
+
+    @cached_property
+    def all_trained(self) -> bool:
+        """True when `mask_N` is True everywhere, so that nothing need be masked."""
+        return bool(self.mask_N.all())
+
+    @property
+    def sampled_N(self) -> Tensor:
+        """bool [N], the tokens under `mask_N` that the policy sampled: none of a demonstration's."""
+        if not bool(self.demonstration_S.any()):
+            return self.mask_N
+        return self.mask_N & ~self.spread(self.demonstration_S)
+
+    def spread(self, value_S: Tensor) -> Tensor:
+        """A value of each sequence on all of its tokens [N]."""
+        return value_S.index_select(0, self.sequence_N)
 
     def signal(self, name: str) -> Tensor:
         """The signal [N], or a KeyError that names what is there; a batch without tokens has every signal."""
@@ -110,15 +127,15 @@ class TokenBatch:
         """`rows`, for a caller that has `token_index` of these sequences already."""
         return TokenBatch(
             sequence_N=sequence_N,
-            mask_N=self.mask_N[index_N],
-            turn_N=self.turn_N[index_N],
+            mask_N=self.mask_N.index_select(0, index_N),
+            turn_N=self.turn_N.index_select(0, index_N),
             group_S=self.group_S[index_S],
             reward_S=self.reward_S[index_S],
             truncated_S=self.truncated_S[index_S],
             demonstration_S=self.demonstration_S[index_S],
             on_policy=self.on_policy,
             progress=self.progress,
-            signals={k: v[index_N] for k, v in self.signals.items()},
+            signals={k: v.index_select(0, index_N) for k, v in self.signals.items()},
             sequence_signals={k: v[index_S] for k, v in self.sequence_signals.items()},
         )
 
@@ -150,6 +167,6 @@ def token_index(sequence_N: Tensor, S: int, index_S: Tensor) -> tuple[Tensor, Te
     start_S = length_S.cumsum(0) - length_S
     length_K = length_S[index_S]
     owner_M = torch.repeat_interleave(torch.arange(len(index_S), device=sequence_N.device), length_K)
-    offset_K = length_K.cumsum(0) - length_K
-    within_M = torch.arange(owner_M.shape[0], device=sequence_N.device) - offset_K[owner_M]
-    return start_S[index_S][owner_M] + within_M, owner_M
+    moved_K = start_S[index_S] - (length_K.cumsum(0) - length_K)
+    position_M = torch.arange(owner_M.shape[0], device=sequence_N.device)
+    return position_M.add_(moved_K.index_select(0, owner_M)), owner_M

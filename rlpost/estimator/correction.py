@@ -20,7 +20,7 @@ from torch import Tensor
 from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.denominator import LOG_RATIO_BOUND
 from rlpost.estimator.measures import Measures
-from rlpost.estimator.segments import masked, segment_sum, sequence_mean
+from rlpost.estimator.segments import masked, sequence_mean, sequence_sum, trained
 
 Renewal = Literal["kept", "renewed"]
 
@@ -60,7 +60,7 @@ def mismatch_log_weight(batch: TokenBatch) -> Tensor:
     gap_N = batch.signal("old_logprob").to(torch.float64) - batch.signal("behaviour_logprob").to(
         torch.float64
     )
-    known_N = batch.mask_N & ~gap_N.isnan() & ~batch.demonstration_S[batch.sequence_N]
+    known_N = batch.sampled_N & ~gap_N.isnan()
     gap_N = gap_N.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
     return torch.where(known_N, gap_N, 0.0)
 
@@ -173,7 +173,7 @@ class RatioGate:
         low, high = self.band
         statistic_S = self._statistic(log_weight_N, batch)
         kept_S = (statistic_S >= low) & (statistic_S <= high)
-        return torch.where(kept_S[batch.sequence_N], factor_N, 0.0)
+        return torch.where(batch.spread(kept_S), factor_N, 0.0)
 
     def _statistic(self, log_weight_N: Tensor, batch: TokenBatch) -> Tensor:
         if self.statistic == "product":
@@ -229,11 +229,11 @@ def _check_band(low: float, high: float) -> None:
 
 def _product(log_weight_N: Tensor, batch: TokenBatch) -> Tensor:
     """prod_t w_t of each sequence, float64 [S], its logarithm clamped to ±20."""
-    total_S = segment_sum(masked(log_weight_N, batch.mask_N), batch.sequence_N, batch.S)
+    total_S = sequence_sum(trained(log_weight_N, batch), batch)
     return torch.exp(total_S.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND))
 
 
 def _weight(log_weight_N: Tensor, level: Level, batch: TokenBatch) -> Tensor:
     if level == "token":
         return torch.exp(log_weight_N)
-    return _product(log_weight_N, batch)[batch.sequence_N]
+    return batch.spread(_product(log_weight_N, batch))

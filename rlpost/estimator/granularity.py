@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlpost.estimator.batch import TokenBatch
-from rlpost.estimator.segments import masked, segment_sum, trained_length
+from rlpost.estimator.segments import sequence_sum, trained, trained_length
 
 SEQUENCE_LOG_RATIO_BOUND = 20.0
 
@@ -78,17 +78,17 @@ class SequenceRatio:
     is_token: ClassVar[bool] = False
 
     def __call__(self, log_ratio_N: Tensor, advantage_N: Tensor, batch: TokenBatch) -> Span:
-        total_S = segment_sum(masked(log_ratio_N, batch.mask_N), batch.sequence_N, batch.S)
+        total_S = sequence_sum(trained(log_ratio_N, batch), batch)
         if self.mean == "geometric":
             total_S = total_S / trained_length(batch, batch.mask_N).clamp(min=1.0)
         total_S = total_S.clamp(-SEQUENCE_LOG_RATIO_BOUND, SEQUENCE_LOG_RATIO_BOUND)
-        return Span(total_S.to(log_ratio_N.dtype)[batch.sequence_N])
+        return Span(batch.spread(total_S.to(log_ratio_N.dtype)))
 
     def value_share(self, batch: TokenBatch) -> Tensor | None:
         if self.mean == "geometric":
             return None
         length_S = trained_length(batch, batch.mask_N).clamp(min=1.0)
-        return torch.reciprocal(length_S)[batch.sequence_N]
+        return batch.spread(torch.reciprocal(length_S))
 
     @property
     def formula(self) -> str:
@@ -121,9 +121,9 @@ class ClippedGeometric:
         above_N = (advantage_N > 0) & (log_ratio_N > self.high)
         below_N = (advantage_N < 0) & (log_ratio_N < -self.low)
         cut_N = torch.where(above_N, self.high, torch.where(below_N, -self.low, log_ratio_N))
-        total_S = segment_sum(masked(cut_N, batch.mask_N), batch.sequence_N, batch.S)
+        total_S = sequence_sum(trained(cut_N, batch), batch)
         mean_S = total_S / trained_length(batch, batch.mask_N).clamp(min=1.0)
-        return Span(mean_S.to(log_ratio_N.dtype)[batch.sequence_N], ~(above_N | below_N))
+        return Span(batch.spread(mean_S.to(log_ratio_N.dtype)), ~(above_N | below_N))
 
     def value_share(self, batch: TokenBatch) -> Tensor | None:
         return None

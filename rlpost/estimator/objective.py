@@ -28,7 +28,7 @@ from rlpost.estimator.report import (
     selection_measures,
     term_measures,
 )
-from rlpost.estimator.segments import masked
+from rlpost.estimator.segments import trained
 from rlpost.estimator.selection import KeepAll, Narrowed, Selection
 from rlpost.estimator.term import PreparedTerm, Term
 
@@ -74,8 +74,8 @@ class Prepared:
         return replace(
             self,
             batch=self.batch.cut(index_S, index_N, sequence_N),
-            terms=tuple(PreparedTerm(t.advantage_N[index_N], t.weight_N[index_N]) for t in self.terms),
-            regulariser_N=self.regulariser_N[index_N],
+            terms=tuple(t.cut(index_N) for t in self.terms),
+            regulariser_N=self.regulariser_N.index_select(0, index_N),
             update_S=self.update_S[index_S],
             kept_S=self.kept_S[index_S],
         )
@@ -196,11 +196,11 @@ class Objective:
         for term, gate_S, advantage_N in zip(self.terms, gates, left.columns_N, strict=True):
             weight_N, corrected = term.weights(kept, gate_S, left.keep_N, left.counted_N, update_S)
             measures = measures + corrected
-            terms.append(PreparedTerm(masked(advantage_N, kept.mask_N), weight_N))
+            terms.append(PreparedTerm(trained(advantage_N, kept), weight_N))
             regulated_S = regulated_S | (term.rows_S(kept) & (gate_S > 0))
         regulariser_N = torch.zeros_like(terms[0].weight_N)
         if self.regularisers:
-            regulated_N = kept.mask_N & regulated_S[kept.sequence_N]
+            regulated_N = kept.mask_N & kept.spread(regulated_S)
             regulariser_N = self.terms[0].aggregation(kept, regulated_N, update_S)
         return Prepared(kept, tuple(terms), regulariser_N, update_S, left.index_S, reward_S, measures)
 
@@ -218,11 +218,11 @@ class Objective:
             among them "policy/loss", the paper's own value of the loss.
         """
         batch = prepared.batch
-        logprob_N = masked(logprob_N, batch.mask_N)
+        logprob_N = trained(logprob_N, batch)
         current_N = logprob_N.detach()
-        entropy_N = None if entropy_N is None else masked(entropy_N, batch.mask_N)
-        total = logprob_N.sum() * 0.0
-        measures = Measures(sums={"policy/loss": total.detach(), "policy/surrogate": total.detach()})
+        entropy_N = None if entropy_N is None else trained(entropy_N, batch)
+        total = torch.zeros((), dtype=logprob_N.dtype, device=logprob_N.device)
+        measures = Measures()
         for term, fixed in zip(self.terms, prepared.terms, strict=True):
             at = term.evaluate(fixed, current_N, batch)
             weight_N = fixed.weight_N.to(logprob_N.dtype)
@@ -246,7 +246,7 @@ class Objective:
 
         The gradient contract that every algorithm is tested against; regularisers are not in it.
         """
-        logprob_N = masked(logprob_N.detach(), prepared.batch.mask_N)
+        logprob_N = trained(logprob_N.detach(), prepared.batch)
         total_N = torch.zeros_like(logprob_N)
         for term, fixed in zip(self.terms, prepared.terms, strict=True):
             total_N -= fixed.weight_N * term.evaluate(fixed, logprob_N, prepared.batch).coefficient_N

@@ -149,7 +149,7 @@ class KL:
         """pi / sg(pi), or pi / pi_old, with gradient [N]."""
         base_N = logprob_N.detach()
         if self.kind == "k3_old" and not batch.on_policy:
-            sampled_N = batch.mask_N & ~batch.demonstration_S[batch.sequence_N]
+            sampled_N = batch.sampled_N
             base_N = torch.where(sampled_N, batch.signal("old_logprob").to(logprob_N.dtype), base_N)
         return torch.exp((logprob_N - base_N).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND))
 

@@ -12,7 +12,7 @@ from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.denominator import LOG_RATIO_BOUND, Denominator
 from rlpost.estimator.mask import Masked
 from rlpost.estimator.measures import Measures
-from rlpost.estimator.segments import Groups, masked, segment_sum, sequence_mean
+from rlpost.estimator.segments import Groups, masked, sequence_mean, sequence_sum
 from rlpost.estimator.selection import Narrowed
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def response_measures(batch: TokenBatch, advantages: Sequence[Tensor]) -> Measur
     nonzero_N = torch.zeros_like(batch.mask_N)
     for advantage_N in advantages:
         nonzero_N = nonzero_N | ((advantage_N != 0.0) & batch.mask_N)
-    useful_S = (segment_sum(nonzero_N, batch.sequence_N, batch.S) > 0) & ~batch.demonstration_S
+    useful_S = (sequence_sum(nonzero_N, batch) > 0) & ~batch.demonstration_S
     sampled = (~batch.demonstration_S).sum().to(torch.float64)
     share = (useful_S.sum().to(torch.float64), sampled)
     return Measures(means={"signal/nonzero_response_share": share})
@@ -46,23 +46,19 @@ def selection_measures(batch: TokenBatch, formed: Narrowed, left: Narrowed) -> M
     advantage_R, kept_R = advantage_S[rollout_S], advantage_S[rollout_S & left_S]
     sampled = (~batch.demonstration_S).sum().to(torch.float64)
     kept = torch.tensor(float(kept_R.shape[0]))
-    used_N = _sampled_tokens(left.batch) & left.keep_N
+    used_N = left.batch.sampled_N if left.keep_N is None else left.batch.sampled_N & left.keep_N
     return Measures(
         means={
             "selection/kept_sequence_share": (kept, sampled),
             "selection/kept_token_share": (
                 used_N.sum().to(torch.float64),
-                _sampled_tokens(batch).sum().to(torch.float64),
+                batch.sampled_N.sum().to(torch.float64),
             ),
             "selection/variance_before": _variance(advantage_R),
             "selection/variance_after": _variance(kept_R),
             "selection/useful_share": ((kept_R != 0.0).sum().to(torch.float64), kept),
         }
     )
-
-
-def _sampled_tokens(batch: TokenBatch) -> Tensor:
-    return batch.mask_N & ~batch.demonstration_S[batch.sequence_N]
 
 
 def _variance(value_R: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,7 +130,7 @@ def mismatch_measures(logprob_N: Tensor, batch: TokenBatch) -> Measures:
     old_N = logprob_N if batch.on_policy else batch.signals.get("old_logprob")
     if old_N is None:
         return Measures()
-    sampled_N = _sampled_tokens(batch)
+    sampled_N = batch.sampled_N
     gap_N = old_N - batch.signals["behaviour_logprob"]
     known_N = sampled_N & ~gap_N.isnan()
     count = known_N.sum().to(torch.float64)
@@ -144,8 +140,8 @@ def mismatch_measures(logprob_N: Tensor, batch: TokenBatch) -> Measures:
     excess_N = torch.expm1(gap_N)
     excess, size_N = excess_N.sum(), gap_N.abs()
     outside = ((excess_N < -0.5) | (excess_N > 1.0)).sum().to(torch.float64)
-    length_S = segment_sum(known_N, batch.sequence_N, batch.S)
-    total_S = segment_sum(gap_N, batch.sequence_N, batch.S)
+    length_S = sequence_sum(known_N, batch)
+    total_S = sequence_sum(gap_N, batch)
     sequences = (length_S > 0).sum().to(torch.float64)
     product_S = total_S.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
     return Measures(

@@ -18,16 +18,26 @@ def segment_sum(value_X: Tensor, segment_X: Tensor, count: int) -> Tensor:
     return total.index_add(0, segment_X, value_X.to(torch.float64))
 
 
+def sequence_sum(value_N: Tensor, batch: TokenBatch) -> Tensor:
+    """Sum of `value_N` [N] over the tokens of each sequence; float64 [S], 0 where empty."""
+    # "unsafe" spares a check of the lengths, which are right by construction, and fails on a batch without any.
+    return torch.segment_reduce(value_N.to(torch.float64), "sum", lengths=batch.length_S, unsafe=True)
+
+
 def masked(value_N: Tensor, mask_N: Tensor) -> Tensor:
     """`value_N` where the mask is True and exactly 0 elsewhere, even where it is NaN."""
     return torch.where(mask_N, value_N, torch.zeros((), dtype=value_N.dtype, device=value_N.device))
 
 
+def trained(value_N: Tensor, batch: TokenBatch) -> Tensor:
+    """`masked` by the batch's own mask; `value_N` itself where every token is trained."""
+    return value_N if batch.all_trained else masked(value_N, batch.mask_N)
+
+
 def trained_length(batch: TokenBatch, mask_N: Tensor) -> Tensor:
     """Tokens under `mask_N` of each sequence; float64 [S]."""
-    if bool(mask_N.all()):
-        return batch.length_S.to(torch.float64)
-    return segment_sum(mask_N, batch.sequence_N, batch.S)
+    everything = batch.all_trained if mask_N is batch.mask_N else bool(mask_N.all())
+    return batch.length_S.to(torch.float64) if everything else sequence_sum(mask_N, batch)
 
 
 def sequence_mean(value_N: Tensor, batch: TokenBatch) -> Tensor:
@@ -36,12 +46,12 @@ def sequence_mean(value_N: Tensor, batch: TokenBatch) -> Tensor:
     A value that is constant over the sequence comes back exactly, whatever the length.
     """
     value_N, owner_N = value_N.to(torch.float64), batch.sequence_N
-    if not bool(batch.mask_N.all()):
+    if not batch.all_trained:
         owner_N = torch.where(batch.mask_N, owner_N, batch.S)  # one more segment, for what is not trained
     some_X = torch.zeros(batch.S + 1, dtype=torch.float64, device=value_N.device).scatter(0, owner_N, value_N)
-    excess_X = segment_sum(value_N - some_X[owner_N], owner_N, batch.S + 1)
+    excess_N = value_N - some_X.index_select(0, owner_N)
     length_S = trained_length(batch, batch.mask_N).clamp(min=1.0)
-    return some_X[: batch.S] + excess_X[: batch.S] / length_S
+    return some_X[: batch.S] + sequence_sum(trained(excess_N, batch), batch) / length_S
 
 
 def reverse_scan(value_X: Tensor, segment_X: Tensor, factor: float) -> Tensor:

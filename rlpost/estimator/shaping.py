@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.measures import Measures
-from rlpost.estimator.segments import masked, segment_sum, sequence_mean, trained_length
+from rlpost.estimator.segments import masked, sequence_mean, sequence_sum, trained, trained_length
 
 CONFIDENCE_BOUND = 20.0
 """ACE's c is clamped to ±20, so that one response cannot carry the whole batch (ours)."""
@@ -109,7 +109,7 @@ class KLInReward(RewardShaping):
 
     def reward(self, reward_S: Tensor, batch: TokenBatch) -> Tensor:
         k1_N = batch.signal("old_logprob") - batch.signal("ref_logprob")
-        total_S = segment_sum(masked(k1_N, batch.mask_N), batch.sequence_N, batch.S)
+        total_S = sequence_sum(trained(k1_N, batch), batch)
         return reward_S - self.coefficient * torch.where(batch.demonstration_S, 0.0, total_S)
 
     @property
@@ -128,7 +128,7 @@ class SequenceMeanAdvantage(AdvantageShaping):
     signals: ClassVar[frozenset[str]] = frozenset()
 
     def advantage(self, advantage_N: Tensor, batch: TokenBatch) -> Tensor:
-        return sequence_mean(advantage_N, batch)[batch.sequence_N]
+        return batch.spread(sequence_mean(advantage_N, batch))
 
     @property
     def formula(self) -> str:
@@ -164,11 +164,11 @@ class ACE(AdvantageShaping):
 
     def advantage(self, advantage_N: Tensor, batch: TokenBatch) -> Tensor:
         multiplier_S = self._multiplier(self._confidence(batch), batch)
-        return torch.where(advantage_N < 0.0, advantage_N * multiplier_S[batch.sequence_N], advantage_N)
+        return torch.where(advantage_N < 0.0, advantage_N * batch.spread(multiplier_S), advantage_N)
 
     def measures(self, advantage_N: Tensor, batch: TokenBatch) -> Measures:
         negative_N = (advantage_N < 0.0) & batch.mask_N
-        wrong_S = (segment_sum(negative_N, batch.sequence_N, batch.S) > 0) & ~batch.demonstration_S
+        wrong_S = (sequence_sum(negative_N, batch) > 0) & ~batch.demonstration_S
         confidence_S = self._confidence(batch)
         count = wrong_S.sum().to(torch.float64)
         multiplier_S = self._multiplier(confidence_S, batch)
@@ -183,7 +183,7 @@ class ACE(AdvantageShaping):
     def _confidence(self, batch: TokenBatch) -> Tensor:
         """c_i, float64 [S]; 0 for a response without trained tokens."""
         gap_N = masked(batch.signal("old_logprob") - batch.signal("ref_logprob"), batch.mask_N)
-        shift_S = segment_sum(gap_N, batch.sequence_N, batch.S)
+        shift_S = sequence_sum(gap_N, batch)
         if self.normalise:
             shift_S = shift_S / trained_length(batch, batch.mask_N).clamp(min=1.0)
         return shift_S.clamp(-CONFIDENCE_BOUND, CONFIDENCE_BOUND)

@@ -18,7 +18,7 @@ from rlpost.estimator.gate import Gate, Open
 from rlpost.estimator.granularity import Granularity, TokenRatio
 from rlpost.estimator.mask import Keep, Mask, Masked, Ratios
 from rlpost.estimator.measures import Measures
-from rlpost.estimator.segments import masked
+from rlpost.estimator.segments import masked, trained
 from rlpost.estimator.shaping import Shaping
 
 
@@ -32,6 +32,10 @@ class PreparedTerm:
 
     advantage_N: Tensor
     weight_N: Tensor
+
+    def cut(self, index_N: Tensor) -> PreparedTerm:
+        """The same of the tokens at `index_N` alone."""
+        return PreparedTerm(self.advantage_N.index_select(0, index_N), self.weight_N.index_select(0, index_N))
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ class Term:
         reward_S = batch.reward_S
         for shaping in self.shaping:
             reward_S = shaping.reward(reward_S, batch)
-        advantage_N = self.advantage(replace(batch, reward_S=reward_S))
+        shaped = batch if reward_S is batch.reward_S else replace(batch, reward_S=reward_S)
+        advantage_N = self.advantage(shaped)
         measures = Measures()
         for shaping in self.shaping:
             measures = measures + shaping.measures(advantage_N, batch)
@@ -109,20 +114,26 @@ class Term:
         return reward_S, advantage_N.detach(), measures
 
     def weights(
-        self, batch: TokenBatch, gate_S: Tensor, keep_N: Tensor, counted_N: Tensor, update_S: Tensor
+        self,
+        batch: TokenBatch,
+        gate_S: Tensor,
+        keep_N: Tensor | None,
+        counted_N: Tensor | None,
+        update_S: Tensor,
     ) -> tuple[Tensor, Measures]:
         """The constant factor of every token in the loss, float64 [N], and what the corrections did.
 
         Args:
             gate_S: the gate's weights.
-            keep_N: the tokens that the selections left to the policy loss.
-            counted_N: the tokens that they left in its denominators.
+            keep_N: the tokens that the selections left to the policy loss; None means all.
+            counted_N: the tokens that they left in its denominators; None means all.
             update_S: the optimizer update that each sequence belongs to.
         """
         row_S = torch.where(self.rows_S(batch), gate_S, 0.0)
-        active_N, factor_N = batch.mask_N & counted_N, None
+        active_N = batch.mask_N if counted_N is None else batch.mask_N & counted_N
+        factor_N = None
         if not bool((row_S == 1.0).all()):
-            factor_N = row_S[batch.sequence_N]
+            factor_N = batch.spread(row_S)
             active_N = active_N & (factor_N > 0.0)
         measures = Measures()
         if self.correction:
@@ -135,16 +146,16 @@ class Term:
             weight_N = weight_N * factor_N
         if self.weight != 1.0:
             weight_N = weight_N * self.weight
-        return masked(weight_N, keep_N), measures
+        return weight_N if keep_N is None else masked(weight_N, keep_N), measures
 
     def evaluate(self, fixed: PreparedTerm, logprob_N: Tensor, batch: TokenBatch) -> Evaluated:
         """Ratios, the mask's decision and gradient coefficients, from detached log-probs [N]."""
         advantage_N = fixed.advantage_N.to(logprob_N.dtype)
-        read_N = batch.mask_N
-        if self.rows != "all":
+        log_ratio_N = trained(self.denominator.log_ratio(logprob_N, batch), batch)
+        rows_S = self.rows_S(batch)
+        if not bool(rows_S.all()):
             # A demonstration has no log-probs of an old policy or a sampler.
-            read_N = read_N & self.rows_S(batch)[batch.sequence_N]
-        log_ratio_N = masked(self.denominator.log_ratio(logprob_N, batch), read_N)
+            log_ratio_N = masked(log_ratio_N, batch.spread(rows_S))
         span = self.granularity(log_ratio_N, advantage_N, batch)
         ratio_N = torch.exp(span.log_ratio_N)
         decision = self.mask(Ratios(ratio_N, log_ratio_N, logprob_N, advantage_N), batch)

@@ -61,7 +61,7 @@ class BatchScaled:
         groups = Groups(batch.group_S, batch.reward_S)
         everything = Groups(torch.zeros_like(batch.group_S), batch.reward_S)
         advantage_S = groups.centred_S / (everything.std_S(self.std == "sample") + self.epsilon)
-        return masked(advantage_S, groups.informative_G[groups.id_S])[batch.sequence_N]
+        return batch.spread(masked(advantage_S, groups.informative_G[groups.id_S]))
 
     @property
     def formula(self) -> str:
@@ -88,7 +88,7 @@ class GroupCentredWhitened:
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         centred_S = Groups(batch.group_S, batch.reward_S).centred_S
-        return whitened(centred_S[batch.sequence_N], batch.mask_N, self.whiten)
+        return whitened(batch.spread(centred_S), batch.mask_N, self.whiten)
 
     @property
     def formula(self) -> str:
@@ -144,7 +144,7 @@ class GDPO:
             part_S = normalise.per_sequence(batch.group_S, batch.sequence_signal(name))
             total_S = total_S + weights.get(name, 1.0) * part_S
         variance = total_S.square().sum() / max(batch.S - 1, 1)
-        return (total_S * (variance + VARIANCE_FLOOR).rsqrt())[batch.sequence_N]
+        return batch.spread(total_S * (variance + VARIANCE_FLOOR).rsqrt())
 
     @property
     def formula(self) -> str:

@@ -27,7 +27,7 @@ class LeaveOneOut:
         groups = Groups(batch.group_S, batch.reward_S)
         size_S = groups.size_G[groups.id_S]
         advantage_S = groups.centred_S * size_S / (size_S - 1.0).clamp(min=1.0)
-        return advantage_S[batch.sequence_N]
+        return batch.spread(advantage_S)
 
     @property
     def formula(self) -> str:
@@ -43,7 +43,7 @@ class GroupCentred:
     needs_group: ClassVar[bool] = True
 
     def __call__(self, batch: TokenBatch) -> Tensor:
-        return Groups(batch.group_S, batch.reward_S).centred_S[batch.sequence_N]
+        return batch.spread(Groups(batch.group_S, batch.reward_S).centred_S)
 
     @property
     def formula(self) -> str:
@@ -78,7 +78,7 @@ class GroupNormalised:
         return masked(advantage_S, groups.informative_G[groups.id_S])
 
     def __call__(self, batch: TokenBatch) -> Tensor:
-        return self.per_sequence(batch.group_S, batch.reward_S)[batch.sequence_N]
+        return batch.spread(self.per_sequence(batch.group_S, batch.reward_S))
 
     @property
     def formula(self) -> str:
@@ -110,7 +110,7 @@ class LeaveOneOutNormalised:
         # Leaving out i lowers the sum of squares by c_i^2 G / (G - 1).
         others_S = (square_S - centred_S * gap_S).clamp(min=0.0) / (size_S - 2.0).clamp(min=1.0)
         scaled_S = (others_S > 0) & ~_others_equal(groups)
-        return torch.where(scaled_S, gap_S / (others_S.sqrt() + self.epsilon), gap_S)[batch.sequence_N]
+        return batch.spread(torch.where(scaled_S, gap_S / (others_S.sqrt() + self.epsilon), gap_S))
 
     @property
     def formula(self) -> str:
@@ -151,7 +151,7 @@ class MaxRL:
     def __call__(self, batch: TokenBatch) -> Tensor:
         groups = Groups(batch.group_S, batch.reward_S)
         mean_S = groups.mean_G[groups.id_S]
-        return masked(groups.centred_S / (mean_S + self.epsilon), mean_S > 0)[batch.sequence_N]
+        return batch.spread(masked(groups.centred_S / (mean_S + self.epsilon), mean_S > 0))
 
     @property
     def formula(self) -> str:
@@ -176,7 +176,7 @@ class LengthWeighted:
         length_G = segment_sum(length_S, groups.id_S, groups.count)
         # Around the group's mean, so that the weighted mean of equal rewards is exact.
         weighted_G = segment_sum(length_S * groups.centred_S, groups.id_S, groups.count)
-        return (groups.centred_S - (weighted_G / length_G.clamp(min=1.0))[groups.id_S])[batch.sequence_N]
+        return batch.spread(groups.centred_S - (weighted_G / length_G.clamp(min=1.0))[groups.id_S])
 
     @property
     def formula(self) -> str:

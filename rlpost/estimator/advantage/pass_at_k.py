@@ -63,7 +63,7 @@ class PassAtK:
         informative_G = (fail_G > 0) & (fail_G < 1) & (groups.size_G >= self.k)
         high_G = masked((fail_G / (1.0 - fail_G)).sqrt(), informative_G)
         low_G = -high_G * (groups.size_G - wrong_G) / wrong_G.clamp(min=1.0)
-        return torch.where(right_S, high_G[groups.id_S], low_G[groups.id_S])[batch.sequence_N]
+        return batch.spread(torch.where(right_S, high_G[groups.id_S], low_G[groups.id_S]))
 
     @property
     def formula(self) -> str:
@@ -97,14 +97,14 @@ class PKPO:
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         if self.k == 1:
-            return batch.reward_S.to(torch.float64)[batch.sequence_N]
+            return batch.spread(batch.reward_S.to(torch.float64))
         groups = Groups(batch.group_S, batch.reward_S)
         order_S = _order(groups, descending=self.variant != "plain")
         id_S, size_S = groups.id_S[order_S], groups.size_G[groups.id_S[order_S]]
         position_S = reverse_scan(torch.ones_like(size_S), id_S, 1.0) - 1.0  # how many follow in the group
         advantage_S = self._sorted(groups, order_S, id_S, size_S, position_S)
         advantage_S = masked(advantage_S, size_S >= self.k)
-        return torch.empty_like(advantage_S).index_copy(0, order_S, advantage_S)[batch.sequence_N]
+        return batch.spread(torch.empty_like(advantage_S).index_copy(0, order_S, advantage_S))
 
     def _sorted(
         self, groups: Groups, order_S: Tensor, id_S: Tensor, size_S: Tensor, position_S: Tensor
@@ -172,7 +172,7 @@ class BestMinusSecond:
         if self.divide_by_std:
             lead_S = lead_S / (groups.std_S(unbiased=True) + self.epsilon)
         led_S = best_S & (single_G & groups.informative_G)[groups.id_S]
-        return masked(lead_S, led_S)[batch.sequence_N]
+        return batch.spread(masked(lead_S, led_S))
 
     @property
     def formula(self) -> str:

@@ -47,7 +47,7 @@ class Reward:
             rollout_S = ~batch.demonstration_S
             total = torch.where(rollout_S, reward_S, torch.zeros_like(reward_S)).sum()
             reward_S = reward_S - total / rollout_S.sum().clamp(min=1)
-        return reward_S[batch.sequence_N]
+        return batch.spread(reward_S)
 
     @property
     def formula(self) -> str:
@@ -68,7 +68,7 @@ class GreedyBaseline:
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         greedy_S = batch.sequence_signal("greedy_reward").to(torch.float64)
-        return (batch.reward_S - greedy_S)[batch.sequence_N]
+        return batch.spread(batch.reward_S - greedy_S)
 
     @property
     def formula(self) -> str:

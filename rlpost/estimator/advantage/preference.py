@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from rlpost.estimator.batch import TokenBatch
-from rlpost.estimator.segments import Groups, masked, segment_sum
+from rlpost.estimator.segments import Groups, segment_sum, sequence_sum, trained
 
 PreferenceKind = Literal["dpo", "ipo"]
 
@@ -65,14 +65,14 @@ class Preference:
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         gap_N = batch.signal("old_logprob") - batch.signal("ref_logprob")
-        gap_S = segment_sum(masked(gap_N, batch.mask_N), batch.sequence_N, batch.S)
+        gap_S = sequence_sum(trained(gap_N, batch), batch)
         groups = Groups(batch.group_S, batch.reward_S)
         chosen_P, rejected_P = _pairs(groups)
         slope_P = self._slope(gap_S[chosen_P] - gap_S[rejected_P])
         pairs_G = segment_sum(torch.ones_like(slope_P), groups.id_S[chosen_P], groups.count)
         slope_P = slope_P / pairs_G[groups.id_S[chosen_P]]
         advantage_S = segment_sum(slope_P, chosen_P, batch.S) - segment_sum(slope_P, rejected_P, batch.S)
-        return advantage_S[batch.sequence_N]
+        return batch.spread(advantage_S)
 
     def _slope(self, margin_P: Tensor) -> Tensor:
         """-d loss / d Delta [P]."""

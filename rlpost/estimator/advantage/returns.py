@@ -33,7 +33,7 @@ def token_rewards(batch: TokenBatch, kl: float = 0.0) -> Tensor:
         reward_N = reward_N + masked(batch.signal("token_reward"), batch.mask_N)
     if kl > 0:
         k1_N = batch.signal("old_logprob") - batch.signal("ref_logprob")
-        sampled_N = batch.mask_N & ~batch.demonstration_S[batch.sequence_N]
+        sampled_N = batch.sampled_N
         reward_N = reward_N - kl * masked(k1_N, sampled_N)
     return reward_N
 

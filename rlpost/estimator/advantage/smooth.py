@@ -87,7 +87,7 @@ class SmoothNormalised:
         smooth_new_S = (1.0 - first_S) * new_S + first_S * total_S
         smooth_total_S = first_S * new_S + (1.0 - first_S) * total_S
         smaller_S = smooth_new_S.abs() < smooth_total_S.abs()
-        return torch.where(smaller_S, smooth_new_S, smooth_total_S)[batch.sequence_N]
+        return batch.spread(torch.where(smaller_S, smooth_new_S, smooth_total_S))
 
     @property
     def formula(self) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.mask.mask import Masked, Ratios
-from rlpost.estimator.segments import masked, segment_sum, trained_length
+from rlpost.estimator.segments import masked, sequence_sum, trained_length
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class OffPolicySequence:
         return frozenset({"old_logprob" if self.against == "old" else "behaviour_logprob"})
 
     def __call__(self, at: Ratios, batch: TokenBatch) -> Masked:
-        far_N = self._gap(at.logprob_N, batch)[batch.sequence_N] > self.threshold
+        far_N = batch.spread(self._gap(at.logprob_N, batch)) > self.threshold
         kept_N = (~((at.advantage_N < 0) & far_N)).to(at.ratio_N.dtype)
         return Masked(kept_N, at.ratio_N * kept_N)
 
@@ -83,7 +83,7 @@ class OffPolicySequence:
         (name,) = self.signals
         gap_N = batch.signal(name).to(torch.float64) - logprob_N.to(torch.float64)
         known_N = batch.mask_N & ~gap_N.isnan()
-        total_S = segment_sum(masked(gap_N, known_N), batch.sequence_N, batch.S)
+        total_S = sequence_sum(masked(gap_N, known_N), batch)
         mean_S = total_S / trained_length(batch, batch.mask_N).clamp(min=1.0)
         return torch.where(batch.demonstration_S, 0.0, mean_S)
 

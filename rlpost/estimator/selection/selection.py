@@ -60,50 +60,50 @@ class Narrowed:
     Attributes:
         batch: what is left of it.
         index_S: int64, where its sequences were in the whole batch.
-        keep_N: bool [N], the tokens whose policy loss counts.
+        keep_N: bool [N], the tokens whose policy loss counts; None means all.
         counted_N: bool [N], the tokens in its denominators; all of `keep_N`, and those that a
-            selection left there.
+            selection left there. None means all.
         columns_N: further token tensors [N] that are cut with it.
         measures: what the selections reported.
     """
 
     batch: TokenBatch
     index_S: Tensor
-    keep_N: Tensor
-    counted_N: Tensor
+    keep_N: Tensor | None = None
+    counted_N: Tensor | None = None
     columns_N: tuple[Tensor, ...] = ()
     measures: Measures = field(default_factory=Measures)
 
     @classmethod
     def of(cls, batch: TokenBatch) -> Narrowed:
         """The whole batch."""
-        device = batch.group_S.device
-        everything_N = torch.ones(batch.N, dtype=torch.bool, device=device)
-        return cls(batch, torch.arange(batch.S, device=device), everything_N, everything_N)
+        return cls(batch, torch.arange(batch.S, device=batch.group_S.device))
 
     def by(self, selected: Selected) -> Narrowed:
         """What a selection leaves of it."""
-        keep_N, counted_N = self.keep_N, self.counted_N
-        if selected.keep_N is not None:
-            both_N = keep_N & selected.keep_N
-            if selected.denominators == "renewed":
-                counted_N = both_N if counted_N is keep_N else counted_N & selected.keep_N
-            keep_N = both_N
+        keep_N, counted_N = _both(self.keep_N, selected.keep_N), self.counted_N
+        if selected.denominators == "renewed":
+            counted_N = _both(counted_N, selected.keep_N)
         measures = self.measures + selected.measures
         if bool(selected.keep_S.all()):
             return replace(self, keep_N=keep_N, counted_N=counted_N, measures=measures)
         index_S = selected.keep_S.nonzero(as_tuple=True)[0]
         index_N, sequence_N = token_index(self.batch.sequence_N, self.batch.S, index_S)
-        one_mask = counted_N is keep_N
-        keep_N = keep_N[index_N]
         return Narrowed(
             self.batch.cut(index_S, index_N, sequence_N),
             self.index_S[index_S],
-            keep_N,
-            keep_N if one_mask else counted_N[index_N],
-            tuple(column_N[index_N] for column_N in self.columns_N),
+            None if keep_N is None else keep_N.index_select(0, index_N),
+            None if counted_N is None else counted_N.index_select(0, index_N),
+            tuple(column_N.index_select(0, index_N) for column_N in self.columns_N),
             measures,
         )
+
+
+def _both(mask_N: Tensor | None, other_N: Tensor | None) -> Tensor | None:
+    """The tokens under both masks; None means all."""
+    if mask_N is None or other_N is None:
+        return other_N if mask_N is None else mask_N
+    return mask_N & other_N
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ def top_tokens(
     """
     if share >= 1.0:
         return None
-    demonstrated_N = batch.demonstration_S[batch.sequence_N]
-    pool_N = batch.mask_N & keep_S[batch.sequence_N] & ~demonstrated_N
+    demonstrated_N = batch.spread(batch.demonstration_S)
+    pool_N = batch.mask_N & batch.spread(keep_S) & ~demonstrated_N
     if not bool(pool_N.any()):
         return demonstrated_N
     score_M = batch.signal("entropy")[pool_N].to(torch.float64)
