@@ -20,7 +20,7 @@ def segment_sum(value_X: Tensor, segment_X: Tensor, count: int) -> Tensor:
 
 def sequence_sum(value_N: Tensor, batch: TokenBatch) -> Tensor:
     """Sum of `value_N` [N] over the tokens of each sequence; float64 [S], 0 where empty."""
-    # "unsafe" spares a check of the lengths, which are right by construction, and fails on a batch without any.
+    # "unsafe" spares a check of the lengths, which hold by construction; it fails on a batch without any.
     return torch.segment_reduce(value_N.to(torch.float64), "sum", lengths=batch.length_S, unsafe=True)
 
 

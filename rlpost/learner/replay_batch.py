@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,9 @@ def save_batch(path: Path, batch: ReplayBatch) -> None:
         "regulariser_N": batch.prepared.regulariser_N,
         "reward_S": batch.prepared.reward_S,
     }
-    tensors |= {f"batch.{k}": v for k, v in vars(tokens).items() if isinstance(v, Tensor)}
+    # Its fields alone: a batch also remembers what was worked out from them.
+    own = {field.name: getattr(tokens, field.name) for field in fields(tokens)}
+    tensors |= {f"batch.{k}": v for k, v in own.items() if isinstance(v, Tensor)}
     tensors |= {f"signals.{k}": v for k, v in tokens.signals.items()}
     tensors |= {f"sequence_signals.{k}": v for k, v in tokens.sequence_signals.items()}
     for number, term in enumerate(batch.prepared.terms):
@@ -67,7 +69,7 @@ def save_batch(path: Path, batch: ReplayBatch) -> None:
     text = {
         "facts": dict(batch.facts),
         "temperature": batch.temperature,
-        "batch": {k: v for k, v in vars(tokens).items() if isinstance(v, bool | float)},
+        "batch": {k: v for k, v in own.items() if isinstance(v, bool | float)},
         "terms": len(batch.prepared.terms),
         "objective": _to_json(batch.objective),
     }
