@@ -60,9 +60,11 @@ def row_as_json(row: Row) -> dict[str, Any]:
 
 def _parts(axis: str, value: Any, term: int | None) -> Iterator[dict[str, Any]]:
     """The parts in an objective: whatever has a formula; terms are numbered from 1."""
-    from rlpost.estimator import PARTS
+    from rlpost.estimator import PARTS, AllOf
 
-    if isinstance(value, tuple):
+    if isinstance(value, AllOf):
+        yield from _parts(axis, value.masks, term)
+    elif isinstance(value, tuple):
         for number, item in enumerate(value, start=1):
             yield from _parts(axis, item, number if axis == "terms" else term)
     elif hasattr(value, "formula"):
@@ -80,19 +82,9 @@ def _parts(axis: str, value: Any, term: int | None) -> Iterator[dict[str, Any]]:
 
 
 def _options(part: Any) -> dict[str, Any]:
-    """A part's fields as plain data; parts inside a part become their own options."""
-    if not dataclasses.is_dataclass(part):
-        return {}
-    values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
-    return {name: _plain(value) for name, value in values.items()}
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {type(value).__name__: _options(value)}
-    if isinstance(value, tuple | list | frozenset | set):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+    """A part's fields as plain data."""
+    fields = dataclasses.fields(part) if dataclasses.is_dataclass(part) else ()
+    return {field.name: getattr(part, field.name) for field in fields}
 
 
 def regraded(report: RegradeReport) -> str:

@@ -17,7 +17,7 @@ def test_a_recipe_measures_pass_at_8_and_moves_ratios_between_updates(task):
     warmup, rl = config.stages
     assert (warmup.source, rl.source) == ("demonstrations", "rollouts")
     assert (warmup.name, rl.name, rl.algorithm) == ("warmup", "rl", {"base": "grpo"})
-    assert config.evaluation.samples_per_problem == 8 and config.evaluation.temperature == 1.0
+    assert config.evaluation.samples_per_problem >= 8 and config.evaluation.temperature == 1.0
     assert rl.train.updates_per_step > 1, "with one update per step every ratio is 1 and nothing is clipped"
     assert rl.train.prompts_per_step % rl.train.updates_per_step == 0
     assert rl.train.steps % config.evaluation.every == 0
