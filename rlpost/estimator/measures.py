@@ -25,24 +25,17 @@ class Measures:
     maxima: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __add__(self, other: Measures) -> Measures:
-        zero = torch.zeros(())
-        low = torch.tensor(-torch.inf)
-        return Measures(
-            {k: self.sums.get(k, zero) + other.sums.get(k, zero) for k in {**self.sums, **other.sums}},
-            {
-                k: (
-                    self.means.get(k, (zero, zero))[0] + other.means.get(k, (zero, zero))[0],
-                    self.means.get(k, (zero, zero))[1] + other.means.get(k, (zero, zero))[1],
-                )
-                for k in {**self.means, **other.means}
-            },
-            {
-                k: torch.maximum(
-                    self.maxima.get(k, low).to(torch.float64), other.maxima.get(k, low).to(torch.float64)
-                )
-                for k in {**self.maxima, **other.maxima}
-            },
-        )
+        sums, means, maxima = dict(self.sums), dict(self.means), dict(self.maxima)
+        for name, value in other.sums.items():
+            sums[name] = sums[name] + value if name in sums else value
+        for name, (numerator, denominator) in other.means.items():
+            if name in means:
+                numerator, denominator = means[name][0] + numerator, means[name][1] + denominator
+            means[name] = (numerator, denominator)
+        for name, value in other.maxima.items():
+            value = value.to(torch.float64)
+            maxima[name] = torch.maximum(maxima[name].to(torch.float64), value) if name in maxima else value
+        return Measures(sums, means, maxima)
 
     def values(self) -> dict[str, float]:
         """The finished numbers by name."""

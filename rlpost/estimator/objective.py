@@ -60,7 +60,7 @@ class Prepared:
         """bool [N], the tokens with a weight in some term."""
         trained_N = torch.zeros_like(self.batch.mask_N)
         for term in self.terms:
-            trained_N = trained_N | (term.weight_N != 0)
+            trained_N |= term.weight_N.bool()
         return trained_N
 
     @property
@@ -227,9 +227,10 @@ class Objective:
             at = term.evaluate(fixed, current_N, batch)
             weight_N = fixed.weight_N.to(logprob_N.dtype)
             total = total - (weight_N * at.coefficient_N * torch.exp(logprob_N - current_N)).sum()
-            value = (weight_N * fixed.advantage_N * term.value(at, current_N, batch)).sum()
+            value_N = term.value(at, current_N, batch).to(torch.float64)
+            value = (fixed.weight_N * fixed.advantage_N * value_N).sum()
             measures = measures + Measures(sums={"policy/loss": -value})
-            measures = measures + term_measures(term.denominator, at.decision, at.ratio_N, weight_N != 0)
+            measures = measures + term_measures(term.denominator, at.decision, at.ratio_N, weight_N.bool())
         for regulariser in self.regularisers:
             weight_N = prepared.regulariser_N.to(logprob_N.dtype)
             value = (weight_N * regulariser(logprob_N, entropy_N, batch)).sum() * regulariser.coefficient

@@ -12,7 +12,7 @@ from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.denominator import LOG_RATIO_BOUND, Denominator
 from rlpost.estimator.mask import Masked
 from rlpost.estimator.measures import Measures
-from rlpost.estimator.segments import Groups, masked, sequence_mean, sequence_sum
+from rlpost.estimator.segments import Groups, masked, sequence_mean, sequence_sum, trained, trained_length
 from rlpost.estimator.selection import Narrowed
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def response_measures(batch: TokenBatch, advantages: Sequence[Tensor]) -> Measur
     """
     nonzero_N = torch.zeros_like(batch.mask_N)
     for advantage_N in advantages:
-        nonzero_N = nonzero_N | ((advantage_N != 0.0) & batch.mask_N)
+        nonzero_N |= advantage_N.bool() & batch.mask_N
     useful_S = (sequence_sum(nonzero_N, batch) > 0) & ~batch.demonstration_S
     sampled = (~batch.demonstration_S).sum().to(torch.float64)
     share = (useful_S.sum().to(torch.float64), sampled)
@@ -77,7 +77,7 @@ def batch_measures(batch: TokenBatch, prepared: Prepared) -> Measures:
     rewarded = torch.unique(batch.group_S[~batch.demonstration_S]).shape[0]
     nonzero_N = torch.zeros_like(kept.mask_N)
     for term in prepared.terms:
-        nonzero_N = nonzero_N | ((term.advantage_N != 0.0) & (term.weight_N != 0.0))
+        nonzero_N |= term.advantage_N.bool() & term.weight_N.bool()
     trained = prepared.trained_N.sum().to(torch.float64)
     dropped = groups.count - torch.unique(kept.group_S).shape[0]
     return Measures(
@@ -99,14 +99,15 @@ def term_measures(denominator: Denominator, decision: Masked, ratio_N: Tensor, t
     if denominator.is_current:
         return Measures()
     count = trained_N.sum().to(torch.float64)
-    dropped_N = trained_N & (decision.multiplier_N == 0.0)
+    dropped_N = trained_N & ~decision.multiplier_N.bool()
+    ratio_N = masked(ratio_N, trained_N)
     return Measures(
         means={
-            "policy/ratio_mean": (masked(ratio_N, trained_N).sum().to(torch.float64), count),
+            "policy/ratio_mean": (ratio_N.sum().to(torch.float64), count),
             "policy/clip_share_low": ((dropped_N & (ratio_N < 1.0)).sum().to(torch.float64), count),
             "policy/clip_share_high": ((dropped_N & (ratio_N > 1.0)).sum().to(torch.float64), count),
         },
-        maxima={"policy/ratio_max": masked(ratio_N, trained_N).max()} if float(count) else {},
+        maxima={"policy/ratio_max": ratio_N.max()} if float(count) else {},
     )
 
 
@@ -117,9 +118,9 @@ def policy_measures(logprob_N: Tensor, entropy_N: Tensor | None, batch: TokenBat
     if entropy_N is not None:
         means["policy/entropy"] = (entropy_N.detach().sum().to(torch.float64), count)
     if "ref_logprob" in batch.signals:
-        gap_N = masked(logprob_N - batch.signals["ref_logprob"].to(logprob_N.dtype), batch.mask_N)
+        gap_N = trained(batch.signals["ref_logprob"].to(logprob_N.dtype) - logprob_N, batch)
         gap_N = gap_N.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).to(torch.float64)
-        means["policy/kl_ref_k3"] = ((torch.expm1(-gap_N) + gap_N).sum(), count)
+        means["policy/kl_ref_k3"] = (torch.expm1(gap_N).sub_(gap_N).sum(), count)
     return Measures(means=means)
 
 
@@ -135,12 +136,14 @@ def mismatch_measures(logprob_N: Tensor, batch: TokenBatch) -> Measures:
     known_N = sampled_N & ~gap_N.isnan()
     count = known_N.sum().to(torch.float64)
     unknown = sampled_N.sum() - count
-    gap_N = masked(gap_N, known_N).to(torch.float64).clamp_(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+    if int(count) < batch.N:
+        gap_N = masked(gap_N, known_N)
+    gap_N = gap_N.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).to(torch.float64)
     # Where nothing is known the gap is 0, so the excess of the weight over 1 is 0 too.
     excess_N = torch.expm1(gap_N)
     excess, size_N = excess_N.sum(), gap_N.abs()
     outside = ((excess_N < -0.5) | (excess_N > 1.0)).sum().to(torch.float64)
-    length_S = sequence_sum(known_N, batch)
+    length_S = trained_length(batch, known_N)
     total_S = sequence_sum(gap_N, batch)
     sequences = (length_S > 0).sum().to(torch.float64)
     product_S = total_S.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)

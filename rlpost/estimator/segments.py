@@ -34,6 +34,13 @@ def trained(value_N: Tensor, batch: TokenBatch) -> Tensor:
     return value_N if batch.all_trained else masked(value_N, batch.mask_N)
 
 
+def trained_index(batch: TokenBatch) -> Tensor:
+    """int64 [M], where the trained tokens lie."""
+    if batch.all_trained:
+        return torch.arange(batch.N, device=batch.mask_N.device)
+    return batch.mask_N.nonzero(as_tuple=True)[0]
+
+
 def trained_length(batch: TokenBatch, mask_N: Tensor) -> Tensor:
     """Tokens under `mask_N` of each sequence; float64 [S]."""
     everything = batch.all_trained if mask_N is batch.mask_N else bool(mask_N.all())
@@ -67,7 +74,7 @@ def reverse_scan(value_X: Tensor, segment_X: Tensor, factor: float) -> Tensor:
     reach = 1
     while reach < longest:
         same_X = segment_X[:-reach] == segment_X[reach:]
-        total_X[:-reach] += masked(factor**reach * total_X[reach:], same_X)
+        total_X[:-reach].add_(masked(total_X[reach:], same_X), alpha=factor**reach)
         reach *= 2
     return total_X
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlpost.estimator.advantage.group import GroupNormalised
 from rlpost.estimator.batch import TokenBatch
-from rlpost.estimator.segments import Groups, masked
+from rlpost.estimator.segments import Groups, masked, trained_index
 
 Whitening = Literal["sample", "population"]
 
@@ -22,19 +22,20 @@ VARIANCE_FLOOR = 1e-8
 """What every implementation of the whitening adds to the variance, or bounds it by."""
 
 
-def whitened(value_N: Tensor, mask_N: Tensor, kind: Whitening) -> Tensor:
-    """(x - mu) / std over the tokens under `mask_N`, each counted once; float64 [N], 0 elsewhere.
+def whitened(value_N: Tensor, batch: TokenBatch, kind: Whitening) -> Tensor:
+    """(x - mu) / std over the trained tokens, each counted once; float64 [N], 0 elsewhere.
 
     "sample" is (x - mu) rsqrt(var_unbiased + 1e-8), "population" (x - mu) rsqrt(max(var_biased, 1e-8)):
     the two forms in use (baselines.md section 2.5). Equal values give exactly 0.
     """
-    zero_N = torch.zeros(value_N.shape, dtype=torch.float64, device=value_N.device)
-    value_M = value_N[mask_N].to(torch.float64)
+    zero_N = torch.zeros(batch.N, dtype=torch.float64, device=value_N.device)
+    index_M = trained_index(batch)
+    value_M = value_N.index_select(0, index_M).to(torch.float64)
     if value_M.numel() < 2 or bool(value_M.max() == value_M.min()):
         return zero_N
     variance = value_M.var(unbiased=kind == "sample")
     divided = variance + VARIANCE_FLOOR if kind == "sample" else variance.clamp(min=VARIANCE_FLOOR)
-    return zero_N.masked_scatter(mask_N, (value_M - value_M.mean()) * divided.rsqrt())
+    return zero_N.index_copy_(0, index_M, (value_M - value_M.mean()).mul_(divided.rsqrt()))
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class GroupCentredWhitened:
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         centred_S = Groups(batch.group_S, batch.reward_S).centred_S
-        return whitened(batch.spread(centred_S), batch.mask_N, self.whiten)
+        return whitened(batch.spread(centred_S), batch, self.whiten)
 
     @property
     def formula(self) -> str:

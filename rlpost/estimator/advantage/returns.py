@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlpost.estimator.advantage.batch import whitened
 from rlpost.estimator.batch import TokenBatch
-from rlpost.estimator.segments import masked, reverse_scan
+from rlpost.estimator.segments import masked, reverse_scan, trained, trained_index
 
 
 def token_rewards(batch: TokenBatch, kl: float = 0.0) -> Tensor:
@@ -23,25 +23,25 @@ def token_rewards(batch: TokenBatch, kl: float = 0.0) -> Tensor:
     To it are added the signal "token_reward", where the batch has it, and -kl (log pi_old - log pi_ref),
     the k1 penalty, on every trained token that the policy sampled. Untrained tokens get 0.
     """
-    index_M = batch.mask_N.nonzero(as_tuple=True)[0]
-    owner_M = batch.sequence_N[index_M]
+    index_M = trained_index(batch)
+    owner_M = batch.sequence_N.index_select(0, index_M)
     last_M = torch.ones_like(owner_M, dtype=torch.bool)
     last_M[:-1] = owner_M[:-1] != owner_M[1:]
     reward_N = torch.zeros(batch.N, dtype=torch.float64, device=batch.mask_N.device)
     reward_N[index_M[last_M]] = batch.reward_S.to(torch.float64)[owner_M[last_M]]
     if "token_reward" in batch.signals:
-        reward_N = reward_N + masked(batch.signal("token_reward"), batch.mask_N)
+        reward_N = reward_N + trained(batch.signal("token_reward"), batch)
     if kl > 0:
         k1_N = batch.signal("old_logprob") - batch.signal("ref_logprob")
-        sampled_N = batch.sampled_N
-        reward_N = reward_N - kl * masked(k1_N, sampled_N)
+        reward_N = reward_N - kl * masked(k1_N, batch.sampled_N)
     return reward_N
 
 
 def discounted_returns(reward_N: Tensor, batch: TokenBatch, discount: float) -> Tensor:
     """G_t = r_t + discount * G_{t+1} over the trained tokens of each response; float64 [N], 0 at holes."""
-    index_M = batch.mask_N.nonzero(as_tuple=True)[0]
-    return_M = reverse_scan(reward_N[index_M].to(torch.float64), batch.sequence_N[index_M], discount)
+    index_M = trained_index(batch)
+    reward_M, owner_M = reward_N.index_select(0, index_M), batch.sequence_N.index_select(0, index_M)
+    return_M = reverse_scan(reward_M.to(torch.float64), owner_M, discount)
     zero_N = torch.zeros(batch.N, dtype=torch.float64, device=reward_N.device)
     return zero_N.index_copy(0, index_M, return_M)
 
@@ -60,11 +60,12 @@ def gae_returns(
     Returns:
         (advantage_N, return_N), float64, 0 at holes.
     """
-    index_M = batch.mask_N.nonzero(as_tuple=True)[0]
-    owner_M, value_M = batch.sequence_N[index_M], value_N[index_M].to(torch.float64)
+    index_M = trained_index(batch)
+    owner_M = batch.sequence_N.index_select(0, index_M)
+    value_M = value_N.index_select(0, index_M).to(torch.float64)
     next_M = torch.zeros_like(value_M)
     next_M[:-1] = masked(value_M[1:], owner_M[:-1] == owner_M[1:])
-    delta_M = reward_N[index_M].to(torch.float64) + discount * next_M - value_M
+    delta_M = reward_N.index_select(0, index_M).to(torch.float64) + discount * next_M - value_M
     advantage_M = reverse_scan(delta_M, owner_M, discount * lam)
     zero_N = torch.zeros(batch.N, dtype=torch.float64, device=reward_N.device)
     return zero_N.index_copy(0, index_M, advantage_M), zero_N.index_copy(0, index_M, advantage_M + value_M)
@@ -112,7 +113,7 @@ class TokenReturn:
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         return_N = discounted_returns(token_rewards(batch, self.kl), batch, self.discount)
-        return return_N if self.whiten == "none" else whitened(return_N, batch.mask_N, self.whiten)
+        return return_N if self.whiten == "none" else whitened(return_N, batch, self.whiten)
 
     @property
     def formula(self) -> str:
@@ -151,7 +152,7 @@ class GAE:
     def __call__(self, batch: TokenBatch) -> Tensor:
         reward_N, value_N = token_rewards(batch, self.kl), batch.signal("value")
         advantage_N, _ = gae_returns(reward_N, value_N, batch, self.discount, self.lam)
-        return advantage_N if self.whiten == "none" else whitened(advantage_N, batch.mask_N, self.whiten)
+        return advantage_N if self.whiten == "none" else whitened(advantage_N, batch, self.whiten)
 
     @property
     def formula(self) -> str:

@@ -35,7 +35,7 @@ class Clip:
             raise ValueError(f"low must lie in (0, 1] and high above 0, found {self.low:g} and {self.high:g}")
 
     def __call__(self, at: Ratios, batch: TokenBatch) -> Masked:
-        return pessimistic(at, 1.0 - self.low, 1.0 + self.high)
+        return pessimistic(at, at.ratio_N.clamp(1.0 - self.low, 1.0 + self.high))
 
     @property
     def formula(self) -> str:
@@ -59,25 +59,18 @@ class DualClip:
             raise ValueError(f"ceiling must exceed 1 + high = {1 + self.high:g}, found {self.ceiling:g}")
 
     def __call__(self, at: Ratios, batch: TokenBatch) -> Masked:
-        return capped(pessimistic(at, 1.0 - self.low, 1.0 + self.high), at, self.ceiling)
+        held_N = at.ratio_N.clamp(1.0 - self.low, 1.0 + self.high)
+        return capped(pessimistic(at, held_N), at, self.ceiling)
 
     @property
     def formula(self) -> str:
         return f"{Clip(self.low, self.high).formula} or (A<0 and rho>{self.ceiling:g})"
 
 
-def pessimistic(at: Ratios, low: Tensor | float, high: Tensor | float) -> Masked:
-    """max(-A rho, -A clip(rho, low, high)): no gradient where the second is larger.
-
-    `low` and `high` are ends of the band for rho, numbers or [N].
-    """
-    above_N = (at.advantage_N > 0) & (at.ratio_N > high)
-    below_N = (at.advantage_N < 0) & (at.ratio_N < low)
-    dropped_N = above_N | below_N
-    low_N, high_N = (
-        torch.as_tensor(end, dtype=at.ratio_N.dtype, device=at.ratio_N.device) for end in (low, high)
-    )
-    held_N = torch.clamp(at.ratio_N, low_N, high_N)
+def pessimistic(at: Ratios, held_N: Tensor) -> Masked:
+    """max(-A rho, -A held): no gradient where the second is larger. `held_N` is rho cut to its band [N]."""
+    # By the sign of A, because the product with a small A could underflow.
+    dropped_N = (at.ratio_N - held_N) * at.advantage_N.sign() > 0
     return Masked((~dropped_N).to(at.ratio_N.dtype), torch.where(dropped_N, held_N, at.ratio_N))
 
 

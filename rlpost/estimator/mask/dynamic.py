@@ -54,7 +54,7 @@ class DynamicClip:
 
     def __call__(self, at: Ratios, batch: TokenBatch) -> Masked:
         low_N, high_N = self.bounds(at.logprob_N - at.log_ratio_N)
-        return capped(pessimistic(at, low_N, high_N), at, self.ceiling)
+        return capped(pessimistic(at, at.ratio_N.clamp(low_N, high_N)), at, self.ceiling)
 
     @property
     def formula(self) -> str:

@@ -67,16 +67,16 @@ def top_tokens(
     if share >= 1.0:
         return None
     demonstrated_N = batch.spread(batch.demonstration_S)
-    pool_N = batch.mask_N & batch.spread(keep_S) & ~demonstrated_N
-    if not bool(pool_N.any()):
+    index_M = (batch.sampled_N & batch.spread(keep_S)).nonzero(as_tuple=True)[0]
+    if not len(index_M):
         return demonstrated_N
-    score_M = batch.signal("entropy")[pool_N].to(torch.float64)
+    score_M = batch.signal("entropy").index_select(0, index_M).to(torch.float64)
     if score == "advantage_entropy":
-        score_M = score_M * advantage_N[pool_N].abs()
+        score_M = score_M * advantage_N.index_select(0, index_M).abs()
     picked_M = _largest(score_M, schedule.rounded_up(share, len(score_M)))
     if score == "advantage_entropy":
         picked_M &= score_M > 0.0
-    return demonstrated_N.masked_scatter(pool_N, picked_M)
+    return demonstrated_N.index_copy(0, index_M, picked_M)
 
 
 def _largest(score_M: Tensor, count: int) -> Tensor:
