@@ -35,7 +35,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from rlpost.estimator import ALGORITHMS, Objective, TokenBatch, build_objective
+from rlpost.estimator import ALGORITHMS, Objective, TokenBatch, build_objective, token_index
 
 GROUP, RATIO_TARGET = 8, 25.0
 LIMIT_TOKENS = 4096
@@ -98,14 +98,17 @@ def copy(batch: TokenBatch, logprob_N: torch.Tensor, entropy_N: torch.Tensor) ->
     return [tensor.clone() for tensor in tensors]
 
 
-def step(objective: Objective, batch: TokenBatch, logprob_N: torch.Tensor, entropy_N: torch.Tensor) -> None:
-    """Preparation, and loss forward and backward over what was kept; nothing is left of an earlier step."""
+def step(objective: Objective, batch: TokenBatch, kept_N: torch.Tensor, entropy_N: torch.Tensor) -> None:
+    """Preparation, and loss forward and backward; nothing is left of an earlier step.
+
+    Args:
+        kept_N: the current log-probs of the tokens that the preparation keeps.
+        entropy_N: their current entropies.
+    """
     prepared = objective.prepare(replace(batch))
-    # The learner has log-probs and entropies of what was kept; which ones they are costs no time.
-    current_N = logprob_N[: prepared.batch.N].detach().requires_grad_(True)
-    entropy_N = entropy_N[: prepared.batch.N].detach()
-    entropy_N.requires_grad_(objective.needs_entropy_gradient)
-    objective.loss(current_N, prepared, entropy_N).loss.backward()
+    kept_N = kept_N.detach().requires_grad_(True)
+    entropy_N = entropy_N.detach().requires_grad_(objective.needs_entropy_gradient)
+    objective.loss(kept_N, prepared, entropy_N).loss.backward()
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -119,11 +122,13 @@ def measure(objective: Objective, inputs: Inputs, repeats: int) -> dict[str, flo
     batch, logprob_N, entropy_N = inputs
     if all(term.rows == "demonstrations" for term in objective.terms):
         batch = replace(batch, demonstration_S=torch.ones_like(batch.demonstration_S))
+    index_N, _ = token_index(batch.sequence_N, batch.S, objective.prepare(batch).kept_S)
+    kept = (logprob_N[index_N], entropy_N[index_N])
     copies, steps = [], []
     for repeat in range(repeats + 1):
         pair = (
             seconds(lambda: copy(batch, logprob_N, entropy_N)),
-            seconds(lambda: step(objective, batch, logprob_N, entropy_N)),
+            seconds(lambda: step(objective, batch, *kept)),
         )
         if repeat:
             copies.append(pair[0])

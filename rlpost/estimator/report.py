@@ -100,7 +100,7 @@ def term_measures(denominator: Denominator, decision: Masked, ratio_N: Tensor, t
         return Measures()
     count = trained_N.sum().to(torch.float64)
     dropped_N = trained_N & ~decision.multiplier_N.bool()
-    ratio_N = masked(ratio_N, trained_N)
+    ratio_N = ratio_N * trained_N
     return Measures(
         means={
             "policy/ratio_mean": (ratio_N.sum().to(torch.float64), count),

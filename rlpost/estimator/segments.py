@@ -56,9 +56,9 @@ def sequence_mean(value_N: Tensor, batch: TokenBatch) -> Tensor:
     if not batch.all_trained:
         owner_N = torch.where(batch.mask_N, owner_N, batch.S)  # one more segment, for what is not trained
     some_X = torch.zeros(batch.S + 1, dtype=torch.float64, device=value_N.device).scatter(0, owner_N, value_N)
-    excess_N = value_N - some_X.index_select(0, owner_N)
+    short_N = some_X.index_select(0, owner_N).sub_(value_N)
     length_S = trained_length(batch, batch.mask_N).clamp(min=1.0)
-    return some_X[: batch.S] + sequence_sum(trained(excess_N, batch), batch) / length_S
+    return some_X[: batch.S] - sequence_sum(trained(short_N, batch), batch) / length_S
 
 
 def reverse_scan(value_X: Tensor, segment_X: Tensor, factor: float) -> Tensor:

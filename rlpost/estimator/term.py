@@ -146,7 +146,7 @@ class Term:
             weight_N = weight_N * factor_N
         if self.weight != 1.0:
             weight_N = weight_N * self.weight
-        return weight_N if keep_N is None else masked(weight_N, keep_N), measures
+        return weight_N if keep_N is None else weight_N * keep_N, measures
 
     def evaluate(self, fixed: PreparedTerm, logprob_N: Tensor, batch: TokenBatch) -> Evaluated:
         """Ratios, the mask's decision and gradient coefficients, from detached log-probs [N]."""

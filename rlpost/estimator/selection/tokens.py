@@ -81,6 +81,6 @@ def top_tokens(
 
 def _largest(score_M: Tensor, count: int) -> Tensor:
     """bool [M], the `count` largest, the earlier ones among equals."""
-    threshold = torch.kthvalue(score_M, len(score_M) - count + 1).values
+    threshold = torch.topk(score_M, count, sorted=False).values.min()
     above_M, level_M = score_M > threshold, score_M == threshold
     return above_M | (level_M & (level_M.cumsum(0) <= count - above_M.sum()))
