@@ -28,8 +28,8 @@ def response_measures(batch: TokenBatch, advantages: Sequence[Tensor]) -> Measur
     for advantage_N in advantages:
         nonzero_N |= advantage_N.bool() & batch.mask_N
     useful_S = (sequence_sum(nonzero_N, batch) > 0) & ~batch.demonstration_S
-    sampled = (~batch.demonstration_S).sum().to(torch.float64)
-    share = (useful_S.sum().to(torch.float64), sampled)
+    sampled = _count(~batch.demonstration_S)
+    share = (_count(useful_S), sampled)
     return Measures(means={"signal/nonzero_response_share": share})
 
 
@@ -44,21 +44,26 @@ def selection_measures(batch: TokenBatch, formed: Narrowed, left: Narrowed) -> M
     advantage_S, rollout_S = sequence_mean(formed.columns_N[0], formed.batch), ~formed.batch.demonstration_S
     left_S = torch.zeros_like(batch.demonstration_S).index_fill(0, left.index_S, True)[formed.index_S]
     advantage_R, kept_R = advantage_S[rollout_S], advantage_S[rollout_S & left_S]
-    sampled = (~batch.demonstration_S).sum().to(torch.float64)
+    sampled = _count(~batch.demonstration_S)
     kept = torch.tensor(float(kept_R.shape[0]))
     used_N = left.batch.sampled_N if left.keep_N is None else left.batch.sampled_N & left.keep_N
     return Measures(
         means={
             "selection/kept_sequence_share": (kept, sampled),
             "selection/kept_token_share": (
-                used_N.sum().to(torch.float64),
-                batch.sampled_N.sum().to(torch.float64),
+                _count(used_N),
+                _count(batch.sampled_N),
             ),
             "selection/variance_before": _variance(advantage_R),
             "selection/variance_after": _variance(kept_R),
-            "selection/useful_share": ((kept_R != 0.0).sum().to(torch.float64), kept),
+            "selection/useful_share": (_count(kept_R), kept),
         }
     )
+
+
+def _count(value_X: Tensor) -> Tensor:
+    """How many are True, or not 0; float64."""
+    return value_X.count_nonzero().to(torch.float64)
 
 
 def _variance(value_R: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,13 +77,13 @@ def batch_measures(batch: TokenBatch, prepared: Prepared) -> Measures:
     """Statistics of a preparation: which groups and tokens carry signal, what was dropped."""
     kept = prepared.batch
     groups = Groups(batch.group_S, batch.reward_S)
-    informative = groups.informative_G.sum().to(torch.float64)
+    informative = _count(groups.informative_G)
     # Demonstrations have no reward, so their groups cannot be informative and do not count.
     rewarded = torch.unique(batch.group_S[~batch.demonstration_S]).shape[0]
     nonzero_N = torch.zeros_like(kept.mask_N)
     for term in prepared.terms:
         nonzero_N |= term.advantage_N.bool() & term.weight_N.bool()
-    trained = prepared.trained_N.sum().to(torch.float64)
+    trained = _count(prepared.trained_N)
     dropped = groups.count - torch.unique(kept.group_S).shape[0]
     return Measures(
         sums={
@@ -88,8 +93,8 @@ def batch_measures(batch: TokenBatch, prepared: Prepared) -> Measures:
         },
         means={
             "signal/informative_group_share": (informative, torch.tensor(float(rewarded))),
-            "signal/nonzero_advantage_share": (nonzero_N.sum().to(torch.float64), trained),
-            "signal/trained_token_share": (trained, batch.mask_N.sum().to(torch.float64)),
+            "signal/nonzero_advantage_share": (_count(nonzero_N), trained),
+            "signal/trained_token_share": (trained, _count(batch.mask_N)),
         },
     )
 
@@ -98,22 +103,22 @@ def term_measures(denominator: Denominator, decision: Masked, ratio_N: Tensor, t
     """Ratios and clip shares of one term over its trained tokens; nothing when its ratio is always 1."""
     if denominator.is_current:
         return Measures()
-    count = trained_N.sum().to(torch.float64)
+    count = _count(trained_N)
     dropped_N = trained_N & ~decision.multiplier_N.bool()
     ratio_N = ratio_N * trained_N
     return Measures(
         means={
             "policy/ratio_mean": (ratio_N.sum().to(torch.float64), count),
-            "policy/clip_share_low": ((dropped_N & (ratio_N < 1.0)).sum().to(torch.float64), count),
-            "policy/clip_share_high": ((dropped_N & (ratio_N > 1.0)).sum().to(torch.float64), count),
+            "policy/clip_share_low": (_count(dropped_N & (ratio_N < 1.0)), count),
+            "policy/clip_share_high": (_count(dropped_N & (ratio_N > 1.0)), count),
         },
-        maxima={"policy/ratio_max": ratio_N.max()} if float(count) else {},
+        maxima={"policy/ratio_max": ratio_N.amax()} if float(count) else {},
     )
 
 
 def policy_measures(logprob_N: Tensor, entropy_N: Tensor | None, batch: TokenBatch) -> Measures:
     """Entropy, and the distance to the reference where its log-probs are known, over all policy tokens."""
-    count = batch.mask_N.sum().to(torch.float64)
+    count = _count(batch.mask_N)
     means = {}
     if entropy_N is not None:
         means["policy/entropy"] = (entropy_N.detach().sum().to(torch.float64), count)
@@ -134,18 +139,19 @@ def mismatch_measures(logprob_N: Tensor, batch: TokenBatch) -> Measures:
     sampled_N = batch.sampled_N
     gap_N = old_N - batch.signals["behaviour_logprob"]
     known_N = sampled_N & ~gap_N.isnan()
-    count = known_N.sum().to(torch.float64)
-    unknown = sampled_N.sum() - count
+    count = _count(known_N)
+    unknown = _count(sampled_N) - count
     if int(count) < batch.N:
         gap_N = masked(gap_N, known_N)
     gap_N = gap_N.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).to(torch.float64)
     # Where nothing is known the gap is 0, so the excess of the weight over 1 is 0 too.
     excess_N = torch.expm1(gap_N)
     excess, size_N = excess_N.sum(), gap_N.abs()
-    outside = ((excess_N < -0.5) | (excess_N > 1.0)).sum().to(torch.float64)
+    outside = _count((excess_N < -0.5) | (excess_N > 1.0))
+    chi2 = excess_N.dot(excess_N) + 2.0 * excess
     length_S = trained_length(batch, known_N)
     total_S = sequence_sum(gap_N, batch)
-    sequences = (length_S > 0).sum().to(torch.float64)
+    sequences = _count(length_S)
     product_S = total_S.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
     return Measures(
         sums={"mismatch/unknown_tokens": unknown},
@@ -153,11 +159,11 @@ def mismatch_measures(logprob_N: Tensor, batch: TokenBatch) -> Measures:
             "mismatch/k3": (excess - gap_N.sum(), count),
             "mismatch/logprob_gap_mean": (size_N.sum(), count),
             "mismatch/weight_mean": (excess + count, count),
-            "mismatch/weight_square_mean": (excess_N.dot(excess_N) + 2.0 * excess + count, count),
-            "mismatch/chi2": (excess_N.dot(excess_N) + 2.0 * excess, count),
+            "mismatch/weight_square_mean": (chi2 + count, count),
+            "mismatch/chi2": (chi2, count),
             "mismatch/sequence_chi2": (torch.expm1(2.0 * product_S).sum(), sequences),
             "mismatch/log_perplexity_gap": (-(total_S / length_S.clamp(min=1.0)).sum(), sequences),
             "mismatch/outside_share": (outside, count),
         },
-        maxima={"mismatch/logprob_gap_max": size_N.max()} if float(count) else {},
+        maxima={"mismatch/logprob_gap_max": size_N.amax()} if float(count) else {},
     )

@@ -41,6 +41,13 @@ def trained_index(batch: TokenBatch) -> Tensor:
     return batch.mask_N.nonzero(as_tuple=True)[0]
 
 
+def at_trained(value_M: Tensor, index_M: Tensor, batch: TokenBatch) -> Tensor:
+    """`value_M` at the trained tokens, which lie at `index_M`, and 0 elsewhere; [N]."""
+    if batch.all_trained:
+        return value_M
+    return value_M.new_zeros(batch.N).index_copy_(0, index_M, value_M)
+
+
 def trained_length(batch: TokenBatch, mask_N: Tensor) -> Tensor:
     """Tokens under `mask_N` of each sequence; float64 [S]."""
     everything = batch.all_trained if mask_N is batch.mask_N else bool(mask_N.all())

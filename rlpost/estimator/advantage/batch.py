@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlpost.estimator.advantage.group import GroupNormalised
 from rlpost.estimator.batch import TokenBatch
-from rlpost.estimator.segments import Groups, masked, trained_index
+from rlpost.estimator.segments import Groups, at_trained, masked, trained_index
 
 Whitening = Literal["sample", "population"]
 
@@ -28,14 +28,13 @@ def whitened(value_N: Tensor, batch: TokenBatch, kind: Whitening) -> Tensor:
     "sample" is (x - mu) rsqrt(var_unbiased + 1e-8), "population" (x - mu) rsqrt(max(var_biased, 1e-8)):
     the two forms in use (baselines.md section 2.5). Equal values give exactly 0.
     """
-    zero_N = torch.zeros(batch.N, dtype=torch.float64, device=value_N.device)
     index_M = trained_index(batch)
     value_M = value_N.index_select(0, index_M).to(torch.float64)
     if value_M.numel() < 2 or bool(value_M.max() == value_M.min()):
-        return zero_N
+        return torch.zeros(batch.N, dtype=torch.float64, device=value_N.device)
     variance = value_M.var(unbiased=kind == "sample")
     divided = variance + VARIANCE_FLOOR if kind == "sample" else variance.clamp(min=VARIANCE_FLOOR)
-    return zero_N.index_copy_(0, index_M, (value_M - value_M.mean()).mul_(divided.rsqrt()))
+    return at_trained((value_M - value_M.mean()) * divided.rsqrt(), index_M, batch)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlpost.estimator.advantage.batch import whitened
 from rlpost.estimator.batch import TokenBatch
-from rlpost.estimator.segments import masked, reverse_scan, trained, trained_index
+from rlpost.estimator.segments import at_trained, masked, reverse_scan, trained, trained_index
 
 
 def token_rewards(batch: TokenBatch, kl: float = 0.0) -> Tensor:
@@ -28,7 +28,8 @@ def token_rewards(batch: TokenBatch, kl: float = 0.0) -> Tensor:
     last_M = torch.ones_like(owner_M, dtype=torch.bool)
     last_M[:-1] = owner_M[:-1] != owner_M[1:]
     reward_N = torch.zeros(batch.N, dtype=torch.float64, device=batch.mask_N.device)
-    reward_N[index_M[last_M]] = batch.reward_S.to(torch.float64)[owner_M[last_M]]
+    last_R = last_M.nonzero(as_tuple=True)[0]
+    reward_N[index_M[last_R]] = batch.reward_S.to(torch.float64)[owner_M[last_R]]
     if "token_reward" in batch.signals:
         reward_N = reward_N + trained(batch.signal("token_reward"), batch)
     if kl > 0:
@@ -42,8 +43,7 @@ def discounted_returns(reward_N: Tensor, batch: TokenBatch, discount: float) -> 
     index_M = trained_index(batch)
     reward_M, owner_M = reward_N.index_select(0, index_M), batch.sequence_N.index_select(0, index_M)
     return_M = reverse_scan(reward_M.to(torch.float64), owner_M, discount)
-    zero_N = torch.zeros(batch.N, dtype=torch.float64, device=reward_N.device)
-    return zero_N.index_copy(0, index_M, return_M)
+    return at_trained(return_M, index_M, batch)
 
 
 def gae_returns(
@@ -67,8 +67,7 @@ def gae_returns(
     next_M[:-1] = masked(value_M[1:], owner_M[:-1] == owner_M[1:])
     delta_M = reward_N.index_select(0, index_M).to(torch.float64) + discount * next_M - value_M
     advantage_M = reverse_scan(delta_M, owner_M, discount * lam)
-    zero_N = torch.zeros(batch.N, dtype=torch.float64, device=reward_N.device)
-    return zero_N.index_copy(0, index_M, advantage_M), zero_N.index_copy(0, index_M, advantage_M + value_M)
+    return at_trained(advantage_M, index_M, batch), at_trained(advantage_M + value_M, index_M, batch)
 
 
 def clipped_value_loss(
