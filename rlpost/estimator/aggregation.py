@@ -161,7 +161,7 @@ class PromptMean:
 
     N_q counts the prompts that have a live token in the update, in rows of any kind and whether or
     not this term trains on them. Terms over different rows of one batch so share their N_q, and a
-    prompt counts once whichever of them it feeds (unified-hpt.md, section 3.5).
+    prompt counts once whichever of them it feeds (ours).
 
     Attributes:
         inside: the average over the prompt's own tokens and sequences.

@@ -1,4 +1,4 @@
-"""Corrections: weights for the gap between the sampler's policy and the learner's (baselines.md section 7).
+"""Corrections: weights for the gap between the sampler's policy and the learner's.
 
 With w_t = pi_old / mu, mu being the sampler's own probability, a correction gives every token a
 constant factor, fixed before the first update of a step; factor 0 rejects the token.

@@ -109,7 +109,7 @@ class Old(_Ratio):
 
 @dataclass(frozen=True)
 class Behaviour(_Ratio):
-    """pi_den = mu, the policy as the engine sampled from it (two-policy form, baselines.md section 7).
+    """pi_den = mu, the policy as the engine sampled from it (the two-policy form).
 
     A sampler log-prob that is NaN counts as ratio 1 (as in TRL).
     """
@@ -159,7 +159,7 @@ class Clipped:
 
 @dataclass(frozen=True)
 class Unit:
-    """pi_den = 1: off-policy data of unknown probability (LUFFY, SRFT; unified-hpt.md table 1).
+    """pi_den = 1: off-policy data of unknown probability (LUFFY, SRFT; arXiv 2509.04419, table 1).
 
     The gradient is that of -A pi, and of DFT's -A sg(pi) log pi: supervised tokens weighted by
     their own probability.

@@ -45,7 +45,7 @@ class Open:
 class PassRateGate:
     """1[P > threshold] or 1[P <= threshold], P the share of the prompt's rollouts that succeed.
 
-    HPT's switch between learning from rollouts and from a demonstration (unified-hpt.md, eq. 10). It
+    HPT's switch between learning from rollouts and from a demonstration (arXiv 2509.04419, eq. 10). It
     compares counts, k > floor(threshold n + 1e-9), so that 2 of 8 is never above 2/8. The task's reward
     counts, before any shaping. Every row of the prompt has the same weight; a prompt without
     rollouts has no P and weight 0 on either side.

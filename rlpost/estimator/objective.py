@@ -4,7 +4,7 @@ For each term and token the surrogate to differentiate is
 
     loss_t = - weight_t * m_t * A_t * exp(log pi_theta,t - log pi_den,t)
 
-(unified-hpt.md, eq. 6), in which only log pi_theta carries gradient. `prepare` fixes all that
+(arXiv 2509.04419, eq. 6), in which only log pi_theta carries gradient. `prepare` fixes all that
 needs the whole batch: selection, advantages, aggregation weights. `loss` then works on any
 subset of whole sequences, and the losses and gradients of the subsets add up.
 """

@@ -78,7 +78,7 @@ class KL:
     | k3_old | k3 pi / pi_old   | l pi / pi_old      | exact also off policy        |
     | abs    | abs(l)           | sign(l)            | biased                       |
 
-    From baselines.md section 4. k1 is for the record: as a loss it is refused in a configuration. l and
+    k1 is for the record: as a loss it is refused in a configuration. l and
     log(pi / pi_old) are clamped to ±20. Demonstrations have no pi_old; their factor in k3_old is 1.
 
     With a `target` the coefficient adapts after each step (arXiv 1909.08593), n being its responses:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def response_measures(batch: TokenBatch, advantages: Sequence[Tensor]) -> Measures:
     """The share of sampled responses with an advantage, before any selection after the advantages.
 
-    DCPO's response utilisation ratio (dcpo.md section 7). Demonstrations do not count.
+    DCPO's response utilisation ratio (arXiv 2509.02333). Demonstrations do not count.
     """
     nonzero_N = torch.zeros_like(batch.mask_N)
     for advantage_N in advantages:
@@ -34,7 +34,7 @@ def response_measures(batch: TokenBatch, advantages: Sequence[Tensor]) -> Measur
 
 
 def selection_measures(batch: TokenBatch, formed: Narrowed, left: Narrowed) -> Measures:
-    """How much of the rollouts the selections left, and what it is worth (d3s.md section 8).
+    """How much of the rollouts the selections left, and what it is worth.
 
     Args:
         batch: the whole batch.
@@ -130,7 +130,7 @@ def policy_measures(logprob_N: Tensor, entropy_N: Tensor | None, batch: TokenBat
 
 
 def mismatch_measures(logprob_N: Tensor, batch: TokenBatch) -> Measures:
-    """How far the sampler's log-probs lie from the learner's, w = pi_old / mu (baselines.md section 7)."""
+    """How far the sampler's log-probs lie from the learner's, w = pi_old / mu."""
     if "behaviour_logprob" not in batch.signals:
         return Measures()
     old_N = logprob_N if batch.on_policy else batch.signals.get("old_logprob")

@@ -101,7 +101,7 @@ class SoftOverlong(RewardShaping):
 class KLInReward(RewardShaping):
     """R_i <- R_i - coefficient * sum_t (log pi_old,t - log pi_ref,t): k1 in the reward (RLOO, PPO).
 
-    k1 belongs here: as a loss its expected gradient is 0 (baselines.md section 4).
+    k1 belongs here: as a loss its expected gradient is 0.
     """
 
     coefficient: float = 0.03

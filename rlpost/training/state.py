@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class PromptStatistics:
-    """The shaped rewards of one prompt's responses over the run (dcpo.md, sections 4 and 7).
+    """The shaped rewards of one prompt's responses over the run (DCPO, arXiv 2509.02333).
 
     Attributes:
         visits: steps in which some response of it was in the batch.

@@ -1,4 +1,4 @@
-"""The statistics that DCPO keeps of every prompt: dcpo.md, sections 4, 7 and 8."""
+"""The statistics that DCPO keeps of every prompt."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""DAPO's dynamic sampling: further rounds until the batch is full (baselines.md, section 6)."""
+"""DAPO's dynamic sampling: further rounds until the batch is full."""
 
 import math
 from dataclasses import replace

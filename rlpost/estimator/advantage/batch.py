@@ -26,7 +26,7 @@ def whitened(value_N: Tensor, batch: TokenBatch, kind: Whitening) -> Tensor:
     """(x - mu) / std over the trained tokens, each counted once; float64 [N], 0 elsewhere.
 
     "sample" is (x - mu) rsqrt(var_unbiased + 1e-8), "population" (x - mu) rsqrt(max(var_biased, 1e-8)):
-    the two forms in use (baselines.md section 2.5). Equal values give exactly 0.
+    the two forms in use. Equal values give exactly 0.
     """
     index_M = trained_index(batch)
     value_M = value_N.index_select(0, index_M).to(torch.float64)

@@ -13,7 +13,7 @@ from rlpost.estimator.batch import TokenBatch
 
 @dataclass(frozen=True)
 class Constant:
-    """A = value, whatever the reward: supervised learning (unified-hpt.md, table 1: SFT has A = 1)."""
+    """A = value, whatever the reward: supervised learning (arXiv 2509.04419, table 1: SFT has A = 1)."""
 
     value: float = 1.0
     signals: ClassVar[frozenset[str]] = frozenset()

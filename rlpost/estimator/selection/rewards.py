@@ -42,7 +42,7 @@ def refilling(selection: Iterable[Selection]) -> Refilling | None:
 class DropUniform:
     """Groups whose task rewards are all equal leave the batch and the denominators (DAPO).
 
-    With `refill`, DAPO's dynamic sampling (baselines.md section 6): the run samples further prompts until
+    With `refill`, DAPO's dynamic sampling (arXiv 2503.14476): the run samples further prompts until
     the batch has all its groups, or `max_rounds` rounds were made. Informative groups beyond those are
     dropped and counted.
     """

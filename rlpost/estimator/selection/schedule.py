@@ -23,7 +23,7 @@ def require_shares(**shares: float) -> None:
 
 
 def share_at(start: float, end: float, progress: float) -> float:
-    """(1 - p) start + p end: linear in the progress of training (d3s.md section 5)."""
+    """(1 - p) start + p end: linear in the progress of training (D3S, arXiv 2509.22115)."""
     return (1.0 - progress) * start + progress * end
 
 

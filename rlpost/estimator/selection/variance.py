@@ -61,7 +61,7 @@ class MaxVariance:
 def max_variance_subset(value_R: Tensor, segment_R: Tensor, size_G: Tensor) -> Tensor:
     """Of every segment, the subset of the given size with the largest variance; exact.
 
-    Such a subset holds the k largest and the size - k smallest values for some k (d3s.md section 3), so
+    Such a subset holds the k largest and the size - k smallest values for some k, so
     one sort and prefix sums over all splits find it. Ties: the smallest k, then the original order.
 
     Args:
