@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rlpost.comparison.results import ArmResult, BandPoint, TaskResult
-from rlpost.monitor.charts import COLOURS
+from rlpost.monitor.charts import COLOURS, plain_axes
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -102,26 +102,13 @@ def _draw(chart: BandChart, lines: Sequence[tuple[tuple[str, str], str, Sequence
             "n = %{customdata[2]})<extra></extra>",
             showlegend=False,
         )
-    _dress(figure, chart)
+    along_steps = chart.along == "step"
+    x = "step" if along_steps else "trained tokens"
+    plain_axes(figure, x=x, y=chart.axis, percent=chart.percent, unified=along_steps)
+    figure.update_layout(height=290)
     return figure
 
 
 def _translucent(colour: str) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{BAND_OPACITY})"
-
-
-def _dress(figure: Figure, chart: BandChart) -> None:
-    figure.update_layout(
-        height=290,
-        margin={"l": 60, "r": 14, "t": 8, "b": 44},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 12, "color": "#475569"},
-        hovermode="x unified" if chart.along == "step" else "closest",
-    )
-    title = "step" if chart.along == "step" else "trained tokens"
-    figure.update_xaxes(title=title, gridcolor="#f1f5f9", linecolor="#cbd5e1", zeroline=False)
-    figure.update_yaxes(title=chart.axis, gridcolor="#e2e8f0", zeroline=False)
-    if chart.percent:
-        figure.update_yaxes(tickformat=".2~%")

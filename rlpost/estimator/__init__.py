@@ -56,12 +56,13 @@ from rlpost.estimator.mask import (
     TotalVariation,
 )
 from rlpost.estimator.measures import Measures
-from rlpost.estimator.objective import LossOutput, Objective, Prepared
+from rlpost.estimator.objective import LossOutput, Objective
 from rlpost.estimator.parts import PARTS
+from rlpost.estimator.prepared import Prepared, PreparedTerm
 from rlpost.estimator.regulariser import KL, Entropy
 from rlpost.estimator.selection import D3S, DropUniform, KeepAll, MaxVariance, OverlongFilter, TopTokens
 from rlpost.estimator.shaping import ACE, KLInReward, SequenceMeanAdvantage, SoftOverlong
-from rlpost.estimator.term import PreparedTerm, Term
+from rlpost.estimator.term import Term
 
 __all__ = [
     "ACE",

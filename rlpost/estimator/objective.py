@@ -11,14 +11,15 @@ subset of whole sequences, and the losses and gradients of the subsets add up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from rlpost.estimator.batch import TokenBatch, token_index
+from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.measures import Measures
+from rlpost.estimator.prepared import Prepared, PreparedTerm
 from rlpost.estimator.regulariser import Entropy, Regulariser
 from rlpost.estimator.report import (
     batch_measures,
@@ -30,72 +31,7 @@ from rlpost.estimator.report import (
 )
 from rlpost.estimator.segments import trained
 from rlpost.estimator.selection import KeepAll, Narrowed, Selection
-from rlpost.estimator.term import PreparedTerm, Term
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A batch with everything fixed but the current policy.
-
-    Attributes:
-        batch: the selected sequences.
-        terms: one for each term of the objective.
-        regulariser_N: float64 [N], the weight of every token in the regularisers, 0 without any.
-        update_S: int64 [S], the optimizer update that each sequence belongs to.
-        kept_S: int64 [S], each sequence's index in the batch that was given to `prepare`.
-        reward_S: float64, the first term's shaped reward of every sequence of that batch.
-        measures: statistics of the preparation, such as the share of informative groups.
-    """
-
-    batch: TokenBatch
-    terms: tuple[PreparedTerm, ...]
-    regulariser_N: Tensor
-    update_S: Tensor
-    kept_S: Tensor
-    reward_S: Tensor
-    measures: Measures
-
-    @property
-    def trained_N(self) -> Tensor:
-        """bool [N], the tokens with a weight in some term."""
-        trained_N = torch.zeros_like(self.batch.mask_N)
-        for term in self.terms:
-            trained_N |= term.weight_N.bool()
-        return trained_N
-
-    @property
-    def has_signal(self) -> bool:
-        """True when some token has a weight and an advantage: without regularisers, all else is idle."""
-        return any(bool(((t.advantage_N != 0) & (t.weight_N != 0)).any()) for t in self.terms)
-
-    def rows(self, index_S: Tensor) -> Prepared:
-        """The sequences `index_S` alone; weights keep the whole batch's denominators."""
-        index_N, sequence_N = token_index(self.batch.sequence_N, self.batch.S, index_S)
-        return replace(
-            self,
-            batch=self.batch.cut(index_S, index_N, sequence_N),
-            terms=tuple(t.cut(index_N) for t in self.terms),
-            regulariser_N=self.regulariser_N.index_select(0, index_N),
-            update_S=self.update_S[index_S],
-            kept_S=self.kept_S[index_S],
-        )
-
-    def updates(self) -> Iterator[Tensor]:
-        """The sequence indices of each optimizer update, in order."""
-        count = int(self.update_S.max()) + 1 if self.update_S.numel() else 0
-        for update in range(count):
-            yield (self.update_S == update).nonzero(as_tuple=True)[0]
-
-    def to(self, device: torch.device | str) -> Prepared:
-        """The same on `device`, but for `reward_S`, which the driver alone reads."""
-        return replace(
-            self,
-            batch=self.batch.to(device),
-            terms=tuple(PreparedTerm(t.advantage_N.to(device), t.weight_N.to(device)) for t in self.terms),
-            regulariser_N=self.regulariser_N.to(device),
-            update_S=self.update_S.to(device),
-            kept_S=self.kept_S.to(device),
-        )
+from rlpost.estimator.term import Term
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,11 +11,9 @@ from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.denominator import LOG_RATIO_BOUND, Denominator
 from rlpost.estimator.mask import Masked
 from rlpost.estimator.measures import Measures
+from rlpost.estimator.prepared import Prepared
 from rlpost.estimator.segments import Groups, masked, sequence_mean, sequence_sum, trained, trained_length
 from rlpost.estimator.selection import Narrowed
-
-if TYPE_CHECKING:
-    from rlpost.estimator.objective import Prepared
 
 
 def response_measures(batch: TokenBatch, advantages: Sequence[Tensor]) -> Measures:

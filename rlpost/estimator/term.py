@@ -1,4 +1,4 @@
-"""Term: one estimator of the objective, and what is fixed of it before the first update."""
+"""Term: one estimator of the objective."""
 
 from __future__ import annotations
 
@@ -18,24 +18,9 @@ from rlpost.estimator.gate import Gate, Open
 from rlpost.estimator.granularity import Granularity, TokenRatio
 from rlpost.estimator.mask import Keep, Mask, Masked, Ratios
 from rlpost.estimator.measures import Measures
+from rlpost.estimator.prepared import PreparedTerm
 from rlpost.estimator.segments import masked, trained
 from rlpost.estimator.shaping import Shaping
-
-
-@dataclass(frozen=True)
-class PreparedTerm:
-    """What a term needs of the whole batch: float64 [N] each.
-
-    The weight is 0 on tokens that the term does not train. The advantage is 0 only on tokens that nothing
-    trains: the ratio of a sequence may depend on the sign of A on all of its tokens (GMPO).
-    """
-
-    advantage_N: Tensor
-    weight_N: Tensor
-
-    def cut(self, index_N: Tensor) -> PreparedTerm:
-        """The same of the tokens at `index_N` alone."""
-        return PreparedTerm(self.advantage_N.index_select(0, index_N), self.weight_N.index_select(0, index_N))
 
 
 @dataclass(frozen=True)

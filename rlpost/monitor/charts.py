@@ -195,19 +195,23 @@ def _moving_average(y: Sequence[float | None]) -> list[float | None]:
 
 
 def _dress(figure: Figure, chart: Chart, legend: bool) -> None:
+    plain_axes(figure, x="step", y=chart.axis, percent=chart.percent, unified=legend)
+    figure.update_layout(height=250, showlegend=legend, legend={"orientation": "h", "y": 1.12, "x": 0})
+    figure.update_yaxes(rangemode="tozero")
+    if chart.logarithmic:
+        figure.update_yaxes(type="log", exponentformat="power")
+
+
+def plain_axes(figure: Figure, *, x: str, y: str, percent: bool, unified: bool) -> None:
+    """The look that all charts share; `unified` puts the values at one x into one box."""
     figure.update_layout(
-        height=250,
-        margin={"l": 56, "r": 12, "t": 8, "b": 40},
+        margin={"l": 58, "r": 13, "t": 8, "b": 42},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 12, "color": "#475569"},
-        showlegend=legend,
-        legend={"orientation": "h", "y": 1.12, "x": 0},
-        hovermode="x unified" if legend else "closest",
+        hovermode="x unified" if unified else "closest",
     )
-    figure.update_xaxes(title="step", gridcolor="#f1f5f9", linecolor="#cbd5e1", zeroline=False)
-    figure.update_yaxes(title=chart.axis, gridcolor="#e2e8f0", zeroline=False, rangemode="tozero")
-    if chart.percent:
+    figure.update_xaxes(title=x, gridcolor="#f1f5f9", linecolor="#cbd5e1", zeroline=False)
+    figure.update_yaxes(title=y, gridcolor="#e2e8f0", zeroline=False)
+    if percent:
         figure.update_yaxes(tickformat=".2~%")
-    if chart.logarithmic:
-        figure.update_yaxes(type="log", exponentformat="power")
