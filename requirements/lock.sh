@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pins every package that core.in and dev.in lead to, as a fresh environment gets them.
+# Pins every package that core.in, dev.in and cluster.in lead to, as a fresh environment gets them.
 #
 # The locks serve machines with and without a GPU: a local build tag (torch's "+cpu") is cut off, and
 # the CUDA packages that torch's GPU build brings along are left to pip.
@@ -19,4 +19,8 @@ freeze() {
 freeze > "$folder/core.lock"
 "${pip[@]}" install --quiet -c "$folder/core.lock" -r dev.in
 freeze > "$folder/dev.lock"
-mv "$folder/core.lock" "$folder/dev.lock" .
+DS_ACCELERATOR=cpu "${pip[@]}" install --quiet --no-deps --no-build-isolation --use-pep517 -r cluster.in
+"$folder/venv/bin/python" cluster_needs.py > "$folder/needs.txt"
+"${pip[@]}" install --quiet -c "$folder/dev.lock" -r "$folder/needs.txt"
+freeze > "$folder/cluster.lock"
+mv "$folder/core.lock" "$folder/dev.lock" "$folder/cluster.lock" .

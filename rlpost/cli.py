@@ -326,6 +326,20 @@ def report(run_dir: RunDir) -> None:
     typer.echo(write_report(run_dir))
 
 
+@app.command()
+def doctor(
+    output: Annotated[Path, typer.Option(help="The directory that runs would be written to.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare packages and machine with what rlpost is tested with; status 1 where it cannot work."""
+    from rlpost import doctor
+
+    checks = doctor.examine(output)
+    typer.echo(doctor.as_json(checks) if as_json else doctor.as_text(checks))
+    if doctor.fails(checks):
+        raise typer.Exit(1)
+
+
 @contextmanager
 def _interruptible(advice: str) -> Iterator[None]:
     """On Ctrl-C, end with status 130 and say how to go on."""

