@@ -43,7 +43,7 @@ from rlpost.estimator.checks import CompositionError
 from rlpost.estimator.compose import build_objective
 from rlpost.estimator.correction import Banded, RatioGate, SelfNormalised, Truncated
 from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, ShapedUnit, Unit
-from rlpost.estimator.gate import Open, PassRateGate
+from rlpost.estimator.gate import EntropyWeight, Open, PassRateGate
 from rlpost.estimator.granularity import ClippedGeometric, SequenceRatio, TokenRatio
 from rlpost.estimator.mask import (
     AllOf,
@@ -88,6 +88,7 @@ __all__ = [
     "DualClip",
     "DynamicClip",
     "Entropy",
+    "EntropyWeight",
     "GreedyBaseline",
     "GroupCentred",
     "GroupCentredWhitened",

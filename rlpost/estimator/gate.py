@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlpost.estimator.batch import TokenBatch
-from rlpost.estimator.segments import segment_sum
+from rlpost.estimator.segments import segment_sum, sequence_mean
 
 
 class Gate(Protocol):
@@ -74,3 +74,31 @@ class PassRateGate:
     def formula(self) -> str:
         sign = ">" if self.side == "above" else "<="
         return f"1 if P {sign} {self.threshold:g}, else 0; P = share of the prompt's R >= {self.success:g}"
+
+
+@dataclass(frozen=True)
+class EntropyWeight:
+    """w_i = scale exp(slope mean_t H_t): how undecided the policy is about the whole sequence.
+
+    SRFT as arXiv 2509.04419's code has it: 0.5 e^-H for demonstrations, so that those far from the
+    policy count less, and 0.1 e^H for right rollouts. H is the entropy before the first update, in nats.
+
+    Attributes:
+        scale: the weight of a sequence without any entropy.
+        slope: factor of the mean entropy in the exponent.
+    """
+
+    scale: float = 0.5
+    slope: float = -1.0
+    signals: ClassVar[frozenset[str]] = frozenset({"entropy"})
+
+    def __post_init__(self) -> None:
+        if self.scale <= 0:
+            raise ValueError(f"scale must be above 0, found {self.scale:g}")
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        return self.scale * torch.exp(self.slope * sequence_mean(batch.signal("entropy"), batch))
+
+    @property
+    def formula(self) -> str:
+        return f"{self.scale:g} exp({self.slope:g} mean_t H_t)"

@@ -36,7 +36,7 @@ from rlpost.estimator.aggregation import (
 )
 from rlpost.estimator.correction import Banded, RatioGate, SelfNormalised, Truncated
 from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, ShapedUnit, Unit
-from rlpost.estimator.gate import Open, PassRateGate
+from rlpost.estimator.gate import EntropyWeight, Open, PassRateGate
 from rlpost.estimator.granularity import ClippedGeometric, SequenceRatio, TokenRatio
 from rlpost.estimator.mask import (
     Clip,
@@ -109,7 +109,7 @@ PARTS: dict[str, dict[str, type[Any]]] = {
         "ratio_gate": RatioGate,
         "self_normalised": SelfNormalised,
     },
-    "gate": {"open": Open, "pass_rate": PassRateGate},
+    "gate": {"open": Open, "pass_rate": PassRateGate, "entropy_weight": EntropyWeight},
     "shaping": {
         "soft_overlong": SoftOverlong,
         "kl_in_reward": KLInReward,

@@ -16,6 +16,7 @@ from rlpost.estimator import (
     Clip,
     Constant,
     Current,
+    EntropyWeight,
     Objective,
     Old,
     PassRateGate,
@@ -244,3 +245,14 @@ def test_the_unit_denominator_reports_the_probability_unless_asked_for_its_logar
         )
         assert output.measures.values()["policy/loss"] == pytest.approx(loss, abs=1e-12)
         assert float(gradient_N[0]) == pytest.approx(-0.25, abs=1e-12)
+
+
+def test_a_weight_by_entropy_has_the_published_values_and_scales_the_gradient() -> None:
+    batch = batch_of([2, 1], rewards=[1.0, 0.0]).with_signals(entropy=torch.tensor([0.5, 0.9, 0.0]).double())
+    assert EntropyWeight(0.5, -1.0)(batch).tolist() == pytest.approx([0.248293, 0.5], abs=TOLERANCE)
+    assert EntropyWeight(0.1, 1.0)(batch).tolist() == pytest.approx([0.201375, 0.1], abs=TOLERANCE)
+    objective = Objective((Term(Constant(), Unit(), TokenSum(), gate=EntropyWeight()),))
+    logprob_N = torch.tensor([0.25, 0.5, 0.75]).double().log()
+    _, gradient_N = evaluate(objective, objective.prepare(batch), logprob_N)
+    expected = [-0.248293 * 0.25, -0.248293 * 0.5, -0.5 * 0.75]
+    assert gradient_N.tolist() == pytest.approx(expected, abs=TOLERANCE)
