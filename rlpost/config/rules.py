@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rlpost.config import size_rules
+from rlpost.config import engine_rules, size_rules
 from rlpost.config.plugins import load_parts
 from rlpost.config.problems import Problem
 from rlpost.config.schema import DataConfig, RewardConfig, RunConfig, StageConfig
@@ -241,6 +241,9 @@ RULES: tuple[Rule, ...] = (
     size_rules.a_sequence_fits_a_microbatch,
     rollouts_are_rewarded,
     sampling_stages_share_their_workers,
+    engine_rules.sampling_stages_share_their_engine,
+    engine_rules.vllm_options_are_read,
+    engine_rules.the_tiny_model_fits_vllm,
     evaluations_are_scored,
     reward_names_are_unique,
     algorithms_are_valid,

@@ -97,11 +97,35 @@ class DataConfig(Section):
     """A new seeded order every epoch; otherwise file order."""
 
 
+class VLLMConfig(Section):
+    """The vLLM engine of each rollout worker; read only with `rollout.engine: vllm`."""
+
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Accelerators of one machine that one engine is split over."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """Share of an accelerator's memory for weights, activations, keys and values."""
+    kv_cache_gib: int | None = Field(default=None, ge=1)
+    """GiB for keys and values. Null: what is left of `gpu_memory_utilization`; 1 without an accelerator."""
+    max_model_len: int | None = Field(default=None, ge=2)
+    """The longest sequence, prompt plus response, in tokens. Null: all the model's positions."""
+    enforce_eager: bool | None = None
+    """Run the model without compilation and graphs: slower tokens, faster start. Null: only without
+    an accelerator."""
+    start_deadline_s: float = Field(default=900.0, gt=0)
+    """Seconds until the engine must have loaded its model and be ready."""
+    stall_deadline_s: float = Field(default=300.0, gt=0)
+    """Longest wait for a sign of progress: the next token of any response, one part of the weights.
+    An engine that shows none is ended, and the run with it."""
+
+
 class RolloutConfig(Section):
     """How responses are sampled during training."""
 
-    engine: Literal["torch"] = "torch"
-    """What decodes: `torch` samples with the Hugging Face model itself, on any machine."""
+    engine: Literal["torch", "vllm"] = "torch"
+    """What decodes: `torch` samples with the Hugging Face model itself, on any machine; `vllm` with
+    vLLM in a process of its own, which needs vLLM installed."""
+    vllm: VLLMConfig = VLLMConfig()
+    """The vLLM engine of each rollout worker; read only with `engine: vllm`."""
     workers: int = Field(default=1, ge=1)
     """Rollout workers; more than one needs `cluster.mode: ray`."""
     temperature: float = Field(default=1.0, gt=0)

@@ -1,10 +1,12 @@
 """Engines that sample responses, and the worker that turns prompts into trajectories.
 
-`Engine` is what every sampler is; `TorchEngine` samples from any Hugging Face causal LM.
+`Engine` is what every sampler is; `TorchEngine` samples from any Hugging Face causal LM, `VLLMEngine`
+with vLLM in processes of its own.
 """
 
 from rlpost.rollout.engine import Engine, Sample, SampleRequest, SamplingSettings
 from rlpost.rollout.torch_engine import TorchEngine
+from rlpost.rollout.vllm_engine import VLLMEngine
 from rlpost.rollout.worker import RolloutTask, RolloutWorker, sample_seed, sampling_settings
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "SampleRequest",
     "SamplingSettings",
     "TorchEngine",
+    "VLLMEngine",
     "sample_seed",
     "sampling_settings",
 ]

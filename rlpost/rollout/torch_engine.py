@@ -143,32 +143,8 @@ class TorchEngine:
         return tuple(logprob_TV.gather(-1, token_1T[0, 1:, None])[:, 0].tolist())
 
     def _check(self, request: SampleRequest) -> None:
-        prompt, settings = request.prompt_token_ids, request.settings
-        where = f"request {request.id!r}"
-        if not prompt:
-            raise RolloutError(
-                "an empty prompt cannot be sampled from", where=where, needed="at least one token"
-            )
-        if min(prompt) < 0 or max(prompt) >= self._embeddings:
-            raise RolloutError(
-                "the prompt holds a token id that the model does not have",
-                where=where,
-                found=f"ids from {min(prompt)} to {max(prompt)}",
-                needed=f"0 to {self._embeddings - 1}",
-                remedy="tokenise the prompt with the tokenizer that belongs to the model",
-            )
-        check_settings(settings, where)
         limit = getattr(self._text_config, "max_position_embeddings", None)
-        if limit is not None and len(prompt) + settings.max_tokens > limit:
-            raise ConfigError(
-                "prompt and response do not fit into the model's positions",
-                where=where,
-                found=f"{len(prompt)} prompt tokens + {settings.max_tokens} response tokens "
-                f"= {len(prompt) + settings.max_tokens}",
-                needed=f"at most {limit} (the model's max_position_embeddings)",
-                remedy="lower rollout.max_response_tokens (evaluation.max_response_tokens) or "
-                "data.max_prompt_tokens; for a tiny model raise model.tiny.max_positions",
-            )
+        check_request(request, embeddings=self._embeddings, positions=limit)
 
     def _prove_decoding(self) -> None:
         """Sample a few tokens with rows of different lengths and recompute them without a cache.
@@ -207,6 +183,42 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     configured = getattr(model.generation_config, "eos_token_id", None)
     several = configured if isinstance(configured, (list, tuple)) else [configured]
     return frozenset(i for i in (*several, tokenizer.eos_token_id) if i is not None)
+
+
+def check_request(request: SampleRequest, *, embeddings: int, positions: int | None) -> None:
+    """Refuse a request that the model cannot serve.
+
+    Args:
+        embeddings: token ids that the model knows.
+        positions: the longest sequence that it reads; None without a limit.
+
+    Raises:
+        ConfigError: a setting is out of range, or prompt and response do not fit.
+        RolloutError: the prompt is empty or holds ids that the model does not know.
+    """
+    prompt, settings = request.prompt_token_ids, request.settings
+    where = f"request {request.id!r}"
+    if not prompt:
+        raise RolloutError("an empty prompt cannot be sampled from", where=where, needed="at least one token")
+    if min(prompt) < 0 or max(prompt) >= embeddings:
+        raise RolloutError(
+            "the prompt holds a token id that the model does not have",
+            where=where,
+            found=f"ids from {min(prompt)} to {max(prompt)}",
+            needed=f"0 to {embeddings - 1}",
+            remedy="tokenise the prompt with the tokenizer that belongs to the model",
+        )
+    check_settings(settings, where)
+    if positions is not None and len(prompt) + settings.max_tokens > positions:
+        raise ConfigError(
+            "prompt and response do not fit into the model's positions",
+            where=where,
+            found=f"{len(prompt)} prompt tokens + {settings.max_tokens} response tokens "
+            f"= {len(prompt) + settings.max_tokens}",
+            needed=f"at most {positions} (the model's max_position_embeddings)",
+            remedy="lower rollout.max_response_tokens (evaluation.max_response_tokens) or "
+            "data.max_prompt_tokens; for a tiny model raise model.tiny.max_positions",
+        )
 
 
 def check_settings(settings: SamplingSettings, where: str) -> None:

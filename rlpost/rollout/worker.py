@@ -11,8 +11,9 @@ import torch
 from rlpost.config.schema import ModelConfig, RolloutConfig
 from rlpost.data.trajectory import Prompt, Trajectory, Turn
 from rlpost.models import load_model, load_tokenizer
-from rlpost.rollout.engine import Sample, SampleRequest, SamplingSettings
+from rlpost.rollout.engine import Engine, Sample, SampleRequest, SamplingSettings
 from rlpost.rollout.torch_engine import TorchEngine
+from rlpost.rollout.vllm_engine import VLLMEngine
 from rlpost.weights.bundle import TransferReceipt, WeightBundle
 
 
@@ -62,12 +63,16 @@ class RolloutWorker:
     ) -> None:
         self._model, self._rollout = model, rollout
         self._seed, self._threads = seed, threads
-        self._loaded: TorchEngine | None = None
+        self._loaded: Engine | None = None
 
     def configure(self, rollout: RolloutConfig) -> None:
-        """Take a new stage's settings; the weights and their version stay."""
+        """Take a new stage's settings; the weights and their version stay.
+
+        A vLLM engine keeps the options it was started with; the rules of the configuration make
+        sure that all stages ask for the same.
+        """
         self._rollout = rollout
-        if self._loaded is not None:
+        if isinstance(self._loaded, TorchEngine):
             self._loaded.slots = rollout.slots
 
     def rollout(self, tasks: Sequence[RolloutTask]) -> list[Trajectory]:
@@ -95,16 +100,19 @@ class RolloutWorker:
         """The version of the engine's weights; -1 before the first transfer."""
         return self._engine().version
 
-    def _engine(self) -> TorchEngine:
+    def _engine(self) -> Engine:
         if self._loaded is None:
             self._loaded = self._build()
         return self._loaded
 
-    def _build(self) -> TorchEngine:
+    def _build(self) -> Engine:
         if self._threads is not None:
             torch.set_num_threads(self._threads)
+        slots = self._rollout.slots
+        if self._rollout.engine == "vllm":
+            return VLLMEngine(self._model, self._rollout.vllm, slots=slots, threads=self._threads)
         model = load_model(self._model, self._seed)
-        return TorchEngine(model, load_tokenizer(self._model), slots=self._rollout.slots)
+        return TorchEngine(model, load_tokenizer(self._model), slots=slots)
 
 
 def _trajectory(task: RolloutTask, sample: Sample) -> Trajectory:

@@ -1,0 +1,145 @@
+"""Calls to an engine in other processes, each with a deadline on its progress.
+
+vLLM's own client waits for an answer without end, and is not told when its engine process is
+killed from outside. So its calls run on a thread, and the caller's thread watches the clock and
+the processes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from typing import TypeVar
+
+from rlpost.errors import DeadlineError, RlpostError, RolloutError
+
+T = TypeVar("T")
+Beat = Callable[[], None]
+"""Says that there was progress; resets the clock."""
+
+_POLL_S = 0.2
+_CLOSE_S = 10.0
+
+
+class EngineCalls:
+    """Runs calls one after the other on one thread, and ends the engine when one fails to progress.
+
+    Args:
+        name: of the engine, in messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._before = set(multiprocessing.active_children())
+        self._seen: dict[int | None, BaseProcess] = {}
+        self._failure: RlpostError | None = None
+        self.before_close: Callable[[], object] | None = None
+        """Asks the engine to end; called by `close` unless the engine failed."""
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        threading.Thread(target=_serve, args=(self._work,), name=name, daemon=True).start()
+
+    def run(self, what: str, work: Callable[[Beat], T], stall_s: float, setting: str) -> T:
+        """The result of `work(beat)`, which must come, or beat, within `stall_s` of the last beat.
+
+        Args:
+            what: the call, in messages.
+            setting: the configuration key of `stall_s`.
+
+        Raises:
+            DeadlineError: there was no progress; the engine's processes were ended.
+            RolloutError: the engine's process died.
+            Exception: what `work` raised.
+        """
+        if self._failure is not None:
+            raise self._failure
+        call = _Call(work)
+        self._work.put(call)
+        while not call.done.wait(_POLL_S):
+            # The answer may have come between the two looks.
+            if self._dead() and not call.done.wait(_POLL_S):
+                self._fail(self._death(what))
+            if time.monotonic() - call.last_beat > stall_s:
+                self._fail(self._stall(what, stall_s, setting))
+        if call.error is not None:
+            if self._dead():
+                self._fail(self._death(what))
+            raise call.error
+        return call.result  # type: ignore[return-value]
+
+    def processes(self) -> list[BaseProcess]:
+        """The engine processes that vLLM started here, dead ones too once they were seen alive."""
+        for process in multiprocessing.active_children():
+            if process not in self._before and process.name.startswith("EngineCore"):
+                self._seen.setdefault(process.pid, process)
+        return list(self._seen.values())
+
+    def close(self) -> None:
+        """End the engine's processes and the thread."""
+        if self._failure is None:
+            self._failure = RolloutError(f"{self._name} is closed")
+            if self.before_close is not None:
+                last = _Call(lambda beat: self.before_close())
+                self._work.put(last)
+                last.done.wait(_CLOSE_S)
+        self._work.put(None)
+        for process in self.processes():
+            process.kill()
+        for process in self.processes():
+            process.join(timeout=10)
+
+    def _fail(self, error: RlpostError) -> None:
+        self._failure = error
+        self.close()
+        raise error
+
+    def _dead(self) -> list[BaseProcess]:
+        return [process for process in self.processes() if not process.is_alive()]
+
+    def _death(self, what: str) -> RolloutError:
+        process = self._dead()[0]
+        code = process.exitcode
+        ended = f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+        return RolloutError(
+            f"{self._name} died",
+            where=f"{what}, process {process.pid}",
+            found=ended,
+            remedy="see the engine's output above; signal 9 is often the system short of memory",
+        )
+
+    def _stall(self, what: str, stall_s: float, setting: str) -> DeadlineError:
+        pids = ", ".join(str(process.pid) for process in self.processes()) or "none"
+        return DeadlineError(
+            f"{self._name} made no progress",
+            where=f"{what}, processes {pids}",
+            found=f"nothing for {stall_s:g} s; the engine was ended",
+            remedy=f"raise {setting} if the work is really that long",
+        )
+
+
+class _Call:
+    def __init__(self, work: Callable[[Beat], object]) -> None:
+        self._call = work
+        self.done = threading.Event()
+        self.result: object = None
+        self.error: BaseException | None = None
+        self.last_beat = time.monotonic()
+
+    def __call__(self) -> None:
+        self.beat()
+        try:
+            self.result = self._call(self.beat)
+        except BaseException as error:
+            self.error = error
+        self.done.set()
+
+    def beat(self) -> None:
+        self.last_beat = time.monotonic()
+
+
+def _serve(work: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (call := work.get()) is not None:
+        call()

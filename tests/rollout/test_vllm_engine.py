@@ -1,0 +1,220 @@
+"""The vLLM engine against the contract, against the torch engine, and when its processes fail."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from engine_contract import CONTRACT, Subject, requests, tokens
+from test_torch_engine import peaked, slow_processed_logprobs
+
+from rlpost.config.schema import ModelConfig, TinyModelConfig, VLLMConfig
+from rlpost.errors import ConfigError, DeadlineError, RolloutError, WeightTransferError
+from rlpost.models import load_model, load_tokenizer
+from rlpost.rollout import SampleRequest, SamplingSettings, TorchEngine, VLLMEngine
+from rlpost.weights import WeightBundle, policy_tensors, verify_receipt
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+
+
+def model_config(*, tied: bool) -> ModelConfig:
+    tiny = TinyModelConfig(
+        hidden_size=32, layers=2, heads=1, intermediate_size=32, max_positions=96, tie_embeddings=tied
+    )
+    return ModelConfig(init="tiny", tiny=tiny)
+
+
+def bundle(version: int, seed: int, *, tied: bool = True) -> WeightBundle:
+    return WeightBundle.of(version, policy_tensors(peaked(load_model(model_config(tied=tied)), seed)))
+
+
+def start(*, tied: bool = True, **options: object) -> VLLMEngine:
+    return VLLMEngine(model_config(tied=tied), VLLMConfig(**options), slots=64, threads=1)
+
+
+@pytest.fixture(scope="module")
+def shared():
+    engine = start()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def engine(shared):
+    """As good as new: version -1, but with weights to sample from."""
+    shared.load_weights(bundle(-1, 0))
+    return shared
+
+
+@pytest.mark.parametrize("clause", CONTRACT, ids=lambda clause: clause.__name__)
+def test_the_vllm_engine_keeps_the_contract(clause, engine):
+    clause(Subject(engine, bundle))
+
+
+def assert_logprobs_agree(engine: VLLMEngine, *, tied: bool) -> None:
+    """64 samples of the vLLM engine, before and after 20 updates, read by the torch engine."""
+    config = model_config(tied=tied)
+    reader = TorchEngine(load_model(config), load_tokenizer(config))
+    wanted = requests(64, max_tokens=24)
+    for version in range(21):
+        sent = bundle(version, version, tied=tied)
+        verify_receipt(sent, engine.load_weights(sent))
+        if version not in (0, 20):
+            continue
+        reader.load_weights(sent)
+        samples = engine.generate(wanted)
+        sequences = [r.prompt_token_ids + s.token_ids for r, s in zip(wanted, samples, strict=True)]
+        ours, theirs = engine.probe(sequences), reader.probe(sequences)
+        for request, sample, a, b in zip(wanted, samples, ours, theirs, strict=True):
+            assert a == pytest.approx(b, abs=1e-4)
+            assert sample.logprobs == pytest.approx(b[len(request.prompt_token_ids) - 1 :], abs=1e-4)
+
+
+def test_logprobs_are_the_torch_engines_before_and_after_updates_with_tied_embeddings(engine):
+    assert_logprobs_agree(engine, tied=True)
+
+
+def test_logprobs_are_the_torch_engines_before_and_after_updates_with_untied_embeddings():
+    engine = start(tied=False)
+    try:
+        assert_logprobs_agree(engine, tied=False)
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SamplingSettings(temperature=0.7, max_tokens=12),
+        SamplingSettings(top_p=0.6, max_tokens=12),
+        SamplingSettings(top_k=5, max_tokens=12),
+        SamplingSettings(temperature=1.3, top_k=20, top_p=0.5, max_tokens=12),
+    ],
+)
+def test_logprobs_are_of_the_processed_distribution(engine, settings):
+    model = peaked(load_model(model_config(tied=True)), 0)
+    wanted = [SampleRequest(f"r{i}", (70 + i, 90), i, settings) for i in range(8)]
+    for request, sample in zip(wanted, engine.generate(wanted), strict=True):
+        sequence = request.prompt_token_ids + sample.token_ids
+        with torch.inference_mode():
+            rows = model(input_ids=torch.tensor([sequence])).logits[0, 1:-1].tolist()
+        expected = [
+            slow_processed_logprobs(row, settings)[token]
+            for row, token in zip(rows, sample.token_ids, strict=True)
+        ]
+        assert sample.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_mixed_settings_in_one_batch_change_no_sample(engine):
+    kinds = [{"temperature": 0.0}, {"top_k": 3}, {"stop": ("a", "zz")}, {"top_p": 0.4, "temperature": 2.0}]
+    wanted = [r for k, kind in enumerate(kinds) for r in requests(6, max_tokens=5 + 4 * k, **kind)]
+    wanted = [SampleRequest(f"m{i}", *(r.prompt_token_ids, r.seed, r.settings)) for i, r in enumerate(wanted)]
+    together = tokens(engine.generate(wanted))
+    assert tokens([engine.generate([request])[0] for request in wanted]) == together
+
+
+def test_requests_that_the_model_cannot_serve_are_refused_by_name(engine):
+    for prompt, error, message in (
+        ((), RolloutError, "empty prompt"),
+        ((261,), RolloutError, "does not have"),
+        ((65,) * 90, ConfigError, "do not fit into the model's positions"),
+    ):
+        with pytest.raises(error, match=message):
+            engine.generate([SampleRequest("r", prompt, 0, SamplingSettings(max_tokens=9))])
+    with pytest.raises(RolloutError, match="at most 95"):
+        engine.probe([(65,) * 96])
+    assert engine.probe([(65,), (65, 66)])[0] == ()
+
+
+def test_a_tensor_of_another_shape_is_named_and_nothing_is_sent(engine):
+    tensors = dict(bundle(1, 1).tensors)
+    tensors["model.norm.weight"] = torch.ones(16)
+    before = tokens(engine.generate(requests()))
+    with pytest.raises(WeightTransferError, match=r"model\.norm\.weight"):
+        engine.load_weights(WeightBundle.of(1, tensors))
+    assert tokens(engine.generate(requests())) == before
+
+
+def wait_until(condition, seconds: float = 30.0) -> bool:
+    """Look until `condition()` holds; False when it does not within `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()
+
+
+def processes_below(pid: int) -> set[int]:
+    """The ids of all descendants of a process."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    direct = {int(p) for p in children.read_text().split()} if children.exists() else set()
+    return direct.union(*(processes_below(p) for p in direct)) if direct else set()
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ended; one that nobody has waited for yet counts."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("sent", "error", "message"),
+    [
+        (signal.SIGKILL, RolloutError, "killed by signal 9"),
+        (signal.SIGSTOP, DeadlineError, "made no progress"),
+    ],
+    ids=["killed", "stopped"],
+)
+def test_an_engine_that_is_killed_or_stands_still_fails_the_call_and_leaves_no_process(sent, error, message):
+    engine = start(stall_deadline_s=3.0)
+    engine_process = engine.processes()[0]
+    below = processes_below(engine_process)
+    with pytest.raises(RolloutError, match="has no weights"):
+        engine.generate(requests())
+    engine.load_weights(bundle(0, 0))
+    os.kill(engine_process, sent)
+    for _ in range(2):
+        with pytest.raises(error, match=message):
+            engine.generate(requests())
+    assert wait_until(lambda: all(gone(p) for p in (engine_process, *below)))
+
+
+OWNER = """\
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from test_vllm_engine import start
+
+if __name__ == "__main__":
+    engine = start()
+    print(engine.processes()[0], flush=True)
+    if sys.argv[2] == "wait":
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("end", ["exit", "wait"], ids=["exits", "is_killed"])
+def test_no_process_of_the_engine_outlives_its_owner(end, tmp_path):
+    script = tmp_path / "owner.py"
+    script.write_text(OWNER)
+    command = [sys.executable, script, str(Path(__file__).parent), end]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        try:
+            engine_process = int(owner.stdout.readline())
+            below = processes_below(engine_process)
+            assert below
+            if end == "exit":
+                assert owner.wait(timeout=60) == 0
+        finally:
+            owner.kill()
+    assert wait_until(lambda: all(gone(p) for p in (engine_process, *below)))
