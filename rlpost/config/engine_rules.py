@@ -6,6 +6,10 @@ from collections.abc import Iterator
 
 from rlpost.config.problems import Problem
 from rlpost.config.schema import RunConfig, VLLMConfig
+from rlpost.config.yaml_text import KeyPath
+
+VLLM_TEMPERATURES = (0.01, 2.0)
+"""Temperatures above 0 that vLLM samples at: lower ones it replaces by 0.01, higher ones it refuses."""
 
 
 def sampling_stages_share_their_engine(config: RunConfig) -> Iterator[Problem]:
@@ -36,6 +40,26 @@ def vllm_options_are_read(config: RunConfig) -> Iterator[Problem]:
                 "`rollout.vllm` is read only with `rollout.engine: vllm`",
                 found=", ".join(changed),
                 remedy="set rollout.engine to vllm, or leave these options out",
+            )
+
+
+def vllm_samples_at_the_temperature(config: RunConfig) -> Iterator[Problem]:
+    """vLLM samples at temperatures from 0.01 to 2, and at 0."""
+    low, high = VLLM_TEMPERATURES
+    places: list[tuple[KeyPath, float]] = [
+        (("stages", index, "rollout", "temperature"), stage.rollout.temperature)
+        for index, stage in enumerate(config.stages)
+        if stage.rollout.engine == "vllm"
+    ]
+    if places:
+        places.append((("evaluation", "temperature"), config.evaluation.temperature))
+    for path, temperature in places:
+        if temperature and not low <= temperature <= high:
+            yield Problem(
+                path,
+                "vLLM does not sample at this temperature",
+                found=temperature,
+                needed=f"{low:g} to {high:g}",
             )
 
 

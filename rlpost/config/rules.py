@@ -243,6 +243,7 @@ RULES: tuple[Rule, ...] = (
     sampling_stages_share_their_workers,
     engine_rules.sampling_stages_share_their_engine,
     engine_rules.vllm_options_are_read,
+    engine_rules.vllm_samples_at_the_temperature,
     engine_rules.the_tiny_model_fits_vllm,
     evaluations_are_scored,
     reward_names_are_unique,

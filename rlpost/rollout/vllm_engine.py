@@ -16,7 +16,7 @@ from rlpost.rollout.stop import TextView
 from rlpost.rollout.torch_engine import check_request
 from rlpost.rollout.vllm_buckets import SharedBuffer, plan_buckets
 from rlpost.rollout.vllm_calls import Beat, EngineCalls
-from rlpost.rollout.vllm_responses import Response
+from rlpost.rollout.vllm_responses import Response, check_temperature
 from rlpost.rollout.vllm_start import engine_arguments, model_shell, start_environment
 from rlpost.versions import require
 from rlpost.weights.bundle import TransferReceipt, WeightBundle
@@ -98,6 +98,7 @@ class VLLMEngine:
         """
         for request in requests:
             check_request(request, embeddings=self._shell.embeddings, positions=self._positions)
+            check_temperature(request)
         if not requests:
             return []
         self._require_weights()

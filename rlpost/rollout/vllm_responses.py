@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rlpost.config.engine_rules import VLLM_TEMPERATURES
 from rlpost.data.trajectory import FinishReason
-from rlpost.errors import WeightTransferError
+from rlpost.errors import ConfigError, WeightTransferError
 from rlpost.rollout.engine import Sample, SampleRequest
 from rlpost.rollout.stop import StopWatch, TextView
 
@@ -88,3 +89,16 @@ class Response:
         # Rounding of the log-softmax can leave a certain token a hair above 0.
         logprobs = tuple(min(0.0, logprob) for logprob in self._logprobs[:kept])
         return Sample(self._request.id, token_ids, logprobs, (version,) * kept, reason, text)
+
+
+def check_temperature(request: SampleRequest) -> None:
+    """Raise ConfigError for temperatures that vLLM refuses, or silently replaces by another."""
+    low, high = VLLM_TEMPERATURES
+    temperature = request.settings.temperature
+    if temperature and not low <= temperature <= high:
+        raise ConfigError(
+            "vLLM does not sample at this temperature",
+            where=f"request {request.id!r}",
+            found=temperature,
+            needed=f"0, or {low:g} to {high:g}",
+        )

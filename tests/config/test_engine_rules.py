@@ -39,9 +39,11 @@ def test_both_engines_can_be_chosen(tmp_path):
             ("rollout.engine=torch", "rollout.vllm.tensor_parallel=2"),
             ("read only with `rollout.engine: vllm`", "tensor_parallel"),
         ),
+        (("rollout.temperature=0.001",), ("does not sample at this temperature", "0.01 to 2")),
+        (("evaluation.temperature=2.5",), ("evaluation.temperature", "0.01 to 2")),
         (("model.tiny.heads=8",), ("heads of this size", "128 / 8 heads = 16", "32, 64, 128 or 256")),
     ],
-    ids=["engine", "slots", "options", "unread", "heads"],
+    ids=["engine", "slots", "options", "unread", "cold", "hot", "heads"],
 )
 def test_a_broken_rule_on_engines_says_what_and_where(tmp_path, overrides, parts):
     with pytest.raises(ConfigError) as caught:

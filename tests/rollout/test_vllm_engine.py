@@ -14,6 +14,7 @@ import pytest
 import torch
 from engine_contract import CONTRACT, Subject, requests, tokens
 from test_torch_engine import peaked, slow_processed_logprobs
+from transformers import AutoModelForCausalLM
 
 from rlpost.config.schema import ModelConfig, TinyModelConfig, VLLMConfig
 from rlpost.errors import ConfigError, DeadlineError, RolloutError, WeightTransferError
@@ -124,6 +125,8 @@ def test_mixed_settings_in_one_batch_change_no_sample(engine):
 
 
 def test_requests_that_the_model_cannot_serve_are_refused_by_name(engine):
+    with pytest.raises(ConfigError, match="at this temperature"):
+        engine.generate(requests(1, temperature=0.001))
     for prompt, error, message in (
         ((), RolloutError, "empty prompt"),
         ((261,), RolloutError, "does not have"),
@@ -143,6 +146,43 @@ def test_a_tensor_of_another_shape_is_named_and_nothing_is_sent(engine):
     with pytest.raises(WeightTransferError, match=r"model\.norm\.weight"):
         engine.load_weights(WeightBundle.of(1, tensors))
     assert tokens(engine.generate(requests())) == before
+
+
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory):
+    """A model with more embeddings than the tokenizer has tokens, and two ids that end a response."""
+    folder = tmp_path_factory.mktemp("padded")
+    architecture = load_model(model_config(tied=False)).config
+    architecture.vocab_size = 299
+    model = peaked(AutoModelForCausalLM.from_config(architecture), 0)
+    model.generation_config.eos_token_id = [2, 7]
+    model.save_pretrained(folder)
+    load_tokenizer(model_config(tied=False)).save_pretrained(folder)
+    return ModelConfig(init=str(folder), dtype="float32")
+
+
+def test_a_padded_vocabulary_is_never_sampled_and_every_eos_id_ends_a_response(padded):
+    engine = VLLMEngine(padded, VLLMConfig(max_model_len=64), slots=64, threads=1)
+    try:
+        model, known = load_model(padded), len(load_tokenizer(padded))
+        assert known < 299
+        engine.load_weights(WeightBundle.of(0, policy_tensors(model)))
+        settings = SamplingSettings(temperature=2.0, max_tokens=30)
+        wanted = [SampleRequest(f"r{i}", (70 + i,), i, settings) for i in range(64)]
+        samples = engine.generate(wanted)
+        for request, sample in zip(wanted[:8], samples, strict=False):
+            sequence = torch.tensor([request.prompt_token_ids + sample.token_ids])
+            with torch.inference_mode():
+                rows = (model(input_ids=sequence).logits[0, :-1, :known] / 2).log_softmax(-1)
+            expected = rows.gather(-1, sequence[0, 1:, None])[:, 0].tolist()
+            assert sample.logprobs == pytest.approx(expected, abs=1e-4)
+        assert max(token for sample in samples for token in sample.token_ids) < known
+        assert {s.token_ids[-1] for s in samples if s.finish_reason == "eos"} == {2, 7}
+        assert not any({2, 7} & set(sample.token_ids[:-1]) for sample in samples)
+        with pytest.raises(ConfigError, match="do not fit"):
+            engine.generate([SampleRequest("long", (70,) * 60, 0, settings)])
+    finally:
+        engine.close()
 
 
 def wait_until(condition, seconds: float = 30.0) -> bool:
