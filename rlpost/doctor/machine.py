@@ -85,7 +85,8 @@ def _accelerators() -> Check:
         built_for_cuda = torch.version.cuda is not None
     except Exception as error:  # A broken torch fails with whatever its shared libraries raise.
         lines = str(error).splitlines() or [type(error).__name__]
-        return Check("machine", name, "-", expected, MISSING, f"torch does not load: {lines[0]}")
+        note = f"torch does not load: {lines[0]}"
+        return Check("machine", name, "-", expected, CONFLICT, note, required=True)
     if devices:
         found = ", ".join(f"{device.name} ({_gib(device.total_memory)})" for device in devices)
         return Check("machine", name, found, expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -116,3 +117,15 @@ def test_the_command_ends_with_status_1_where_rlpost_cannot_work(project_root, o
     done = subprocess.run(command, cwd=project_root, capture_output=True, text=True, timeout=120)
     assert done.returncode == status, done.stdout + done.stderr
     assert json.loads(done.stdout)["ok"] is (status == 0)
+
+
+def test_a_torch_that_is_installed_but_does_not_load_is_named_with_its_reason(project_root, tmp_path):
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{project_root}"}
+    command = [sys.executable, "-m", "rlpost.cli", "doctor"]
+    done = subprocess.run(
+        command, cwd=project_root, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "torch does not load: libcudart.so.13" in done.stdout
+    assert done.stdout.endswith("rlpost cannot work here: accelerators\n")
