@@ -1,7 +1,7 @@
 """What every learner backend is: signals, updates, weights, checkpoints.
 
-The driver talks to one learner *rank* through exactly these methods; the torch backend
-implements them, on one process or over gloo/NCCL ranks, and DeepSpeed implements the same.
+The driver talks to one learner *rank* through exactly these methods, and calls each of them on all
+ranks, which may wait for each other in it.
 """
 
 from __future__ import annotations
@@ -43,16 +43,25 @@ class Learner(Protocol):
         """Fresh optimizer state and schedule; with `reference`, freeze a copy of the weights as they are."""
         ...
 
-    def export_weights(self, version: int) -> WeightBundle:
-        """A snapshot of the policy's weights under the driver's version number."""
+    def export_weights(self, version: int) -> WeightBundle | None:
+        """A snapshot of the policy's weights under the driver's version number, on rank 0.
+
+        None on the other ranks, all of which must be called.
+        """
         ...
 
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
-        """Log-probs (temperature 1) of tokens 1.. of each sequence, as in `Engine.probe`."""
+        """Log-probs (temperature 1) of tokens 1.. of each sequence, as in `Engine.probe`.
+
+        All ranks must be called, with the same sequences.
+        """
         ...
 
     def save(self, directory: Path) -> None:
-        """Weights, optimizer, schedule, reference and RNG, enough to go on exactly; rank 0 writes."""
+        """Weights, optimizer, schedule, reference and RNG, enough to go on exactly; rank 0 writes.
+
+        Every backend writes the same files, and reads those of any other and of any number of ranks.
+        """
         ...
 
     def load(self, directory: Path, weights_only: bool = False) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlpost.errors import CheckpointError
-from rlpost.weights.transfer import policy_tensors
 
 WEIGHTS, REFERENCE, OPTIMIZER, RNG, FACTS = (
     "weights.safetensors",
@@ -20,65 +19,112 @@ WEIGHTS, REFERENCE, OPTIMIZER, RNG, FACTS = (
     "learner.json",
 )
 FORMAT = 1
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""AdamW's state of one parameter."""
 NAMED_AT_MOST = 8
 """Differing tensors that an error message lists before it counts the rest."""
 
 
 def save_state(
     directory: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    *,
+    weights: Mapping[str, Tensor],
+    moments: Mapping[str, Tensor],
     updates: int,
-    reference: nn.Module | None,
+    reference: Mapping[str, Tensor] | None,
 ) -> None:
-    """Write everything that `load_state` reads.
+    """Write the files that the functions below read; every backend writes the same ones.
 
     Args:
+        weights: whole float32 tensors by the model's own names, tied ones once.
+        moments: AdamW's state as `KEY.NAME`, with the keys of `MOMENTS`.
         updates: optimizer updates done in the stage, on which the learning rate depends.
+        reference: the frozen reference's weights, if there is one.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    _write(directory / WEIGHTS, policy_tensors(model))
-    _write(directory / OPTIMIZER, _optimizer_tensors(model, optimizer))
+    _write(directory / WEIGHTS, weights)
+    _write(directory / OPTIMIZER, moments)
     _write(directory / RNG, _rng_tensors())
     if reference is not None:
-        _write(directory / REFERENCE, policy_tensors(reference))
+        _write(directory / REFERENCE, reference)
     facts = {"format": FORMAT, "updates": updates, "reference": reference is not None}
     (directory / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def load_weights(directory: Path, model: nn.Module) -> None:
-    """Copy the saved weights into `model`.
+def saved_updates(directory: Path, *, reference: bool) -> int:
+    """The number of updates done in the stage when the state was saved.
+
+    Args:
+        reference: whether the learner that is to take up the state holds a reference.
 
     Raises:
-        CheckpointError: they are missing, damaged, or of another architecture.
-    """
-    _copy_into(directory / WEIGHTS, policy_tensors(model))
-
-
-def load_state(
-    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, reference: nn.Module | None
-) -> int:
-    """Copy the saved state into what is given; returns the number of updates done in the stage.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, the weights are of another architecture, or a
-            reference is held here and not saved (or the other way round).
+        CheckpointError: the facts are missing or damaged, or a reference is held here and not saved
+            (or the other way round).
     """
     facts = _facts(directory)
-    if facts["reference"] != (reference is not None):
+    if facts["reference"] != reference:
         raise CheckpointError(
             "the saved learner and this one do not both hold a reference model",
             where=directory,
             found="a reference" if facts["reference"] else "no reference",
-            needed="none" if reference is None else "one: the objective reads ref_logprob",
+            needed="one: the objective reads ref_logprob" if reference else "none",
             remedy="resume with the algorithm that the checkpoint was written under",
         )
-    load_weights(directory, model)
-    if reference is not None:
-        _copy_into(directory / REFERENCE, policy_tensors(reference))
-    _restore_optimizer(directory / OPTIMIZER, model, optimizer)
-    _restore_rng(_read(directory / RNG))
-    return int(facts["updates"])
+    return int(str(facts["updates"]))
+
+
+def saved_tensors(path: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """The tensors of a file, which must have these names and shapes.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another architecture.
+    """
+    saved = read_tensors(path)
+    found = {name: list(tensor.shape) for name, tensor in saved.items()}
+    needed = {name: list(shape) for name, shape in shapes.items()}
+    differing = [
+        f"{name}: saved {found.get(name, 'nothing')}, here {needed.get(name, 'nothing')}"
+        for name in sorted(found.keys() | needed.keys())
+        if found.get(name) != needed.get(name)
+    ]
+    if differing:
+        more = len(differing) - NAMED_AT_MOST
+        listed = differing[:NAMED_AT_MOST] + ([f"and {more} more"] if more > 0 else [])
+        raise CheckpointError(
+            "the saved weights are those of another architecture",
+            where=path,
+            found="; ".join(listed),
+            needed="the same names and shapes",
+            remedy="resume with the model that the checkpoint was written with",
+        )
+    return saved
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError("saved tensors cannot be read", where=path, found=error) from error
+
+
+def restore_rng(directory: Path) -> None:
+    """Set torch's random state to the saved one.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    states = read_tensors(directory / RNG)
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def _facts(directory: Path) -> dict[str, object]:
@@ -98,30 +144,6 @@ def _facts(directory: Path) -> dict[str, object]:
     return facts
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{key}.{name}": value
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def _restore_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    saved = _read(path)
-    optimizer.state.clear()
-    for name, parameter in model.named_parameters():
-        state = {
-            key: saved[f"{key}.{name}"]
-            for key in ("step", "exp_avg", "exp_avg_sq")
-            if f"{key}.{name}" in saved
-        }
-        if state:
-            # AdamW keeps its step counter on the CPU.
-            optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
-            }
-
-
 def _rng_tensors() -> dict[str, Tensor]:
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -129,49 +151,7 @@ def _rng_tensors() -> dict[str, Tensor]:
     return states
 
 
-def _restore_rng(states: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-
-
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError("saved tensors cannot be read", where=path, found=error) from error
-
-
-def _copy_into(path: Path, own: Mapping[str, Tensor]) -> None:
-    saved = _read(path)
-    differing = [
-        f"{name}: saved {_shape(saved.get(name))}, here {_shape(own.get(name))}"
-        for name in sorted(saved.keys() | own.keys())
-        if _shape(saved.get(name)) != _shape(own.get(name))
-    ]
-    if differing:
-        more = len(differing) - NAMED_AT_MOST
-        listed = differing[:NAMED_AT_MOST] + ([f"and {more} more"] if more > 0 else [])
-        raise CheckpointError(
-            "the saved weights are those of another architecture",
-            where=path,
-            found="; ".join(listed),
-            needed="the same names and shapes",
-            remedy="resume with the model that the checkpoint was written with",
-        )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(saved[name])
-
-
-def _shape(tensor: Tensor | None) -> str:
-    return "nothing" if tensor is None else str(list(tensor.shape))

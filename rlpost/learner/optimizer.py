@@ -18,15 +18,21 @@ def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": train.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim >= 2], "decays": True},
+        {"params": [p for p in parameters if p.ndim < 2], "decays": False},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=train.learning_rate,
-        betas=train.betas,
-        eps=train.epsilon,
-    )
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
+    configure_optimizer(optimizer, train)
+    return optimizer
+
+
+def configure_optimizer(optimizer: torch.optim.AdamW, train: TrainConfig) -> None:
+    """Take up a stage's settings; the state stays as it is."""
+    for group in optimizer.param_groups:
+        group["lr"] = train.learning_rate
+        group["betas"] = train.betas
+        group["eps"] = train.epsilon
+        group["weight_decay"] = train.weight_decay if group["decays"] else 0.0
 
 
 def learning_rate(train: TrainConfig, update: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,9 @@ from rlpost.learner.packed_attention import PackedRows, use_packed_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+Forward = Callable[[ModelInputs, float], tuple[Tensor, Tensor]]
+"""Log-prob and entropy [N] of the rows' response tokens at a temperature."""
 
 PROOF_TOLERANCE = 1e-3
 """Largest |log-prob difference| between the model's own float32 forward pass and the policy's."""
@@ -103,22 +107,34 @@ class Policy:
 
     @torch.no_grad()
     def all_logprobs(
-        self, inputs: ModelInputs, temperature: float, tokens_per_microbatch: int
+        self,
+        inputs: ModelInputs,
+        temperature: float,
+        tokens_per_microbatch: int,
+        forward: Forward | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """`logprobs` without gradient, over as many forward passes as the rows need; on the CPU."""
+        """`logprobs` without gradient, over as many forward passes as the rows need; on the CPU.
+
+        Args:
+            forward: one forward pass; `logprobs` itself without one.
+        """
         sizes = [len(ids) for ids in inputs.response_ids]
         if not any(sizes):
             return torch.zeros(0), torch.zeros(0)
         pieces: list[tuple[Tensor, ...]] = [(torch.zeros(0), torch.zeros(0))] * len(sizes)
-        for rows in cut(inputs.lengths, tokens_per_microbatch, self.layout):
+        for rows in self.forward_passes(inputs, tokens_per_microbatch):
             taken = [sizes[row] for row in rows]
-            if not any(taken):
-                continue
-            both = [tensor.cpu().split(taken) for tensor in self.logprobs(inputs.rows(rows), temperature)]
+            answer = (forward or self.logprobs)(inputs.rows(rows), temperature)
+            both = [tensor.cpu().split(taken) for tensor in answer]
             for row, *piece in zip(rows, *both, strict=True):
                 pieces[row] = tuple(piece)
         logprob, entropy = zip(*pieces, strict=True)
         return torch.cat(logprob), torch.cat(entropy)
+
+    def forward_passes(self, inputs: ModelInputs, tokens_per_microbatch: int) -> list[list[int]]:
+        """Row indices of each forward pass that `all_logprobs` makes: those with a response token."""
+        bins = cut(inputs.lengths, tokens_per_microbatch, self.layout)
+        return [rows for rows in bins if any(len(inputs.response_ids[row]) for row in rows)]
 
     def frozen_copy(self) -> Policy:
         """The same policy with these weights for good, without gradient."""
@@ -134,7 +150,8 @@ class Policy:
         else:
             options["attention_mask"] = batch.attention_mask.to(device)
         low_precision = self.compute_dtype == torch.bfloat16
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision):
+        # Autocast's cache would hold a bfloat16 copy of every weight, and each is read only once.
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision, cache_enabled=False):
             hidden_BLD = self.model.get_decoder()(
                 input_ids=batch.input_ids.to(device),
                 position_ids=batch.position_ids.to(device),

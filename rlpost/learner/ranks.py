@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from rlpost.errors import DeadlineError
 BUCKET_BYTES = 64 * 2**20
 """Gradients are flattened into buffers of this size before they are summed."""
 
+_LOST = re.compile(r"gloo|nccl|[Tt]imed out|[Tt]imeout|[Cc]onnection (closed|reset)")
+"""What torch's errors say when another rank is late or gone; they have no class of their own."""
+
 
 class Ranks:
     """A gloo process group of `world_size` learner ranks, or nothing at all for one rank.
@@ -32,16 +36,28 @@ class Ranks:
         rendezvous: where the ranks meet: "file:///path" on a shared file system (the file must not
             exist), or "tcp://host:port". With several ranks it is required.
         deadline_s: longest wait for another rank in any call.
+        backend: what carries tensors, in torch's notation.
+        always: make a group of one for a single rank, too.
 
     Raises:
         DeadlineError: the ranks did not all come.
     """
 
     def __init__(
-        self, rank: int = 0, world_size: int = 1, rendezvous: str | None = None, deadline_s: float = 1800.0
+        self,
+        rank: int = 0,
+        world_size: int = 1,
+        rendezvous: str | None = None,
+        deadline_s: float = 1800.0,
+        *,
+        backend: str = "gloo",
+        always: bool = False,
     ) -> None:
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.deadline_s = rank, world_size, deadline_s
         if world_size == 1:
+            if always and not dist.is_initialized():
+                dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+                atexit.register(_leave)
             return
         if rendezvous is None:
             raise ValueError("several ranks need a rendezvous")
@@ -49,7 +65,7 @@ class Ranks:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback_interface())
         with self._deadline("meet"):
             dist.init_process_group(
-                "gloo",
+                backend,
                 init_method=rendezvous,
                 rank=rank,
                 world_size=world_size,
@@ -87,6 +103,21 @@ class Ranks:
     def barrier(self) -> None:
         """Wait until every rank is here."""
         self.gather({})
+
+    @contextmanager
+    def talking(self, action: str) -> Iterator[None]:
+        """Around code in which a library makes ranks wait for each other.
+
+        Raises:
+            DeadlineError: instead of torch's error, when another rank is late or gone.
+        """
+        try:
+            yield
+        except (RuntimeError, dist.DistError) as error:
+            if not isinstance(error, dist.DistError) and not _LOST.search(str(error)):
+                raise
+            with self._deadline(action):
+                raise
 
     @contextmanager
     def _deadline(self, action: str) -> Iterator[None]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,30 +10,21 @@ from torch import Tensor
 
 from rlpost.config.schema import ModelConfig, TrainConfig
 from rlpost.data.collate import ModelInputs
-from rlpost.errors import NonFiniteError
-from rlpost.estimator import Measures, Objective, Prepared
-from rlpost.learner.learner_state import load_state, load_weights, save_state
-from rlpost.learner.local_update import LocalUpdate, combine, on_cpu
-from rlpost.learner.microbatch import cut, oversized
+from rlpost.learner.learner_state import MOMENTS
 from rlpost.learner.optimizer import (
     build_optimizer,
     clip_gradients,
     first_non_finite_gradient,
     gradient_norm,
-    learning_rate,
     set_learning_rate,
 )
 from rlpost.learner.policy import Policy
+from rlpost.learner.rank_learner import RankLearner
 from rlpost.learner.ranks import Ranks
-from rlpost.learner.replay_batch import ReplayBatch, save_batch
-from rlpost.models import load_model, load_tokenizer
-from rlpost.weights.bundle import WeightBundle
 from rlpost.weights.transfer import policy_tensors
 
-SIGNALS = frozenset({"old_logprob", "ref_logprob", "entropy"})
 
-
-class TorchLearner:
+class TorchLearner(RankLearner):
     """A `Learner`: the whole policy and AdamW on every rank, gradients summed over ranks.
 
     Parameters, gradients and optimizer state are float32 whatever `model.dtype` says (16 bytes a
@@ -72,194 +62,96 @@ class TorchLearner:
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        self._config, self._replay_dir = model, replay_dir
-        self._ranks = Ranks(rank, world_size, rendezvous, deadline_s)
-        network = load_model(model.model_copy(update={"dtype": "float32"}), seed)
-        self.policy = Policy(
-            network.to(_device(rank)),
-            compute_dtype=getattr(torch, model.dtype),
-            layout=train.layout,
-            gradient_checkpointing=model.gradient_checkpointing,
-        )
+        ranks = Ranks(rank, world_size, rendezvous, deadline_s)
+        super().__init__(model, train, seed=seed, ranks=ranks, replay_dir=replay_dir)
         self._parameters = [p for p in self.policy.model.parameters() if p.requires_grad]
         self.start_stage(train, reference)
 
     def start_stage(self, train: TrainConfig, reference: bool) -> None:
-        """Fresh optimizer state and schedule; with `reference`, freeze a copy of the weights as they are."""
         self._train = train
         if train.layout != self.policy.layout:
             self.policy.use_layout(train.layout)
         self.optimizer = build_optimizer(self.policy.model, train)
         self.updates = 0
-        self.reference = self.policy.frozen_copy() if reference else None
+        self.reference = self._frozen_policy() if reference else None
 
-    def signals(self, inputs: ModelInputs, names: Sequence[str], temperature: float) -> dict[str, Tensor]:
-        """Per-token signals [N] (float32, CPU) for this rank's rows, without gradient.
+    def _all_logprobs(self, inputs: ModelInputs, temperature: float) -> tuple[Tensor, Tensor]:
+        return self.policy.all_logprobs(inputs, temperature, self._train.tokens_per_microbatch)
 
-        Raises:
-            ValueError: a name is unknown, or "ref_logprob" is asked of a learner without a reference.
-        """
-        if unknown := set(names) - SIGNALS:
-            raise ValueError(f"unknown signals {sorted(unknown)}, known are {sorted(SIGNALS)}")
-        limit = self._train.tokens_per_microbatch
-        found: dict[str, Tensor] = {}
-        if {"old_logprob", "entropy"} & set(names):
-            logprob_N, entropy_N = self.policy.all_logprobs(inputs, temperature, limit)
-            found |= {"old_logprob": logprob_N, "entropy": entropy_N}
-        if "ref_logprob" in names:
-            if self.reference is None:
-                raise ValueError("this stage was started without a reference model")
-            found["ref_logprob"] = self.reference.all_logprobs(inputs, temperature, limit)[0]
-        return {name: found[name].float() for name in names}
+    def _logprobs(self, inputs: ModelInputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
+        return self.policy.logprobs(inputs, temperature, with_entropy_grad=entropy)
 
-    def update(
-        self, inputs: ModelInputs, prepared: Prepared, objective: Objective, temperature: float
-    ) -> dict[str, float]:
-        """One optimizer step over this rank's rows; gradients are summed over ranks.
+    def _passes(self, microbatches: int) -> int:
+        return microbatches
 
-        Returns:
-            the objective's measures and the learner's own, the same on every rank.
-
-        Raises:
-            NonFiniteError: before the optimizer step, on every rank; weights and optimizer state are
-                as they were, and each rank's batch was saved for replay.
-        """
-        batch = ReplayBatch(inputs, prepared, objective, temperature, {})
-        local = self.accumulate(inputs, prepared, objective, temperature)
-        reports = self._ranks.gather({"fault": self._fault(local.loss), **local.report()})
-        faults = [f"rank {r}: {report['fault']}" for r, report in enumerate(reports) if report["fault"]]
-        norm = torch.zeros(())
-        if not faults:
-            self._ranks.sum_gradients(self._parameters)
-            norm = gradient_norm(self._parameters)
-            if not bool(norm.isfinite()):
-                faults = [f"all ranks: the summed gradient has norm {float(norm)}"]
-        if faults:
-            self._refuse(batch, faults)
-        rate = learning_rate(self._train, self.updates)
-        set_learning_rate(self.optimizer, rate)
-        clip_gradients(self._parameters, self._train.max_grad_norm, norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.updates += 1
-        return combine(reports) | {"learner/grad_norm": float(norm), "learner/learning_rate": rate}
-
-    def accumulate(
-        self, inputs: ModelInputs, prepared: Prepared, objective: Objective, temperature: float
-    ) -> LocalUpdate:
-        """Leave the gradient of this rank's rows in the parameters; no other rank is involved."""
-        if prepared.batch.length_S.tolist() != [len(r) for r in inputs.response_ids]:
-            raise ValueError("the rows of the inputs are not those of the prepared batch")
+    def _start_gradient(self) -> None:
         for parameter in self._parameters:
             # Zeros, not None: a rank without rows must sum the same tensors, and step the same ones.
             parameter.grad = torch.zeros_like(parameter)
-        limit, lengths = self._train.tokens_per_microbatch, inputs.lengths
-        bins = cut(lengths, limit, self._train.layout)
-        loss, measures = 0.0, Measures()
-        for rows in bins:
-            part = prepared.rows(torch.tensor(rows, dtype=torch.int64)).to(self.policy.device)
-            logprob_N, entropy_N = self.policy.logprobs(
-                inputs.rows(rows), temperature, with_entropy_grad=objective.needs_entropy_gradient
-            )
-            output = objective.loss(logprob_N, part, entropy_N)
-            output.loss.backward()
-            loss += float(output.loss.detach())
-            measures = measures + on_cpu(output.measures)
-        trained = int(prepared.trained_N.sum())
-        return LocalUpdate(loss, measures, trained, len(bins), oversized(lengths, limit))
 
-    def export_weights(self, version: int) -> WeightBundle:
-        """A snapshot of the policy's weights, in `model.dtype`, under the driver's version number."""
-        dtype = getattr(torch, self._config.dtype)
-        return WeightBundle.of(
-            version,
-            {
-                name: tensor.detach().to(
-                    "cpu", dtype if tensor.is_floating_point() else tensor.dtype, copy=True
-                )
-                for name, tensor in policy_tensors(self.policy.model).items()
-            },
-        )
+    def _backward(self, loss: Tensor, last: bool) -> None:
+        loss.backward()
 
-    def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
-        """Log-probs (temperature 1) of tokens 1.. of each sequence, as in `Engine.probe`."""
-        asked = [torch.tensor(ids, dtype=torch.int64) for ids in sequences if len(ids) > 1]
-        inputs = ModelInputs(tuple(ids[:1] for ids in asked), tuple(ids[1:] for ids in asked))
-        logprob_N, _ = self.policy.all_logprobs(inputs, 1.0, self._train.tokens_per_microbatch)
-        sizes = [max(0, len(ids) - 1) for ids in sequences]
-        return [tuple(piece.tolist()) for piece in logprob_N.split(sizes)]
+    def _summed_norm(self) -> Tensor:
+        self._ranks.sum_gradients(self._parameters)
+        return gradient_norm(self._parameters)
 
-    def save(self, directory: Path) -> None:
-        """Weights, optimizer, schedule, reference and RNG, enough to go on exactly; rank 0 writes."""
-        self._write_state(directory)
-        self._ranks.barrier()
-
-    def load(self, directory: Path, weights_only: bool = False) -> None:
-        """The inverse of `save`, after `start_stage`.
-
-        Args:
-            weights_only: leave optimizer and schedule of the new stage as they are; a reference is
-                frozen again from the loaded weights.
-
-        Raises:
-            CheckpointError: the saved weights are those of another architecture, or unreadable.
-        """
-        if not weights_only:
-            reference = None if self.reference is None else self.reference.model
-            self.updates = load_state(directory, self.policy.model, self.optimizer, reference)
-            return
-        load_weights(directory, self.policy.model)
-        if self.reference is not None:
-            self.reference = self.policy.frozen_copy()
-
-    def save_policy(self, directory: Path) -> None:
-        """A plain Hugging Face directory: weights in `model.dtype`, config, tokenizer, chat template."""
-        from transformers.utils.logging import disable_progress_bar
-
-        if self._ranks.rank == 0:
-            model = copy.deepcopy(self.policy.model).to("cpu", getattr(torch, self._config.dtype))
-            disable_progress_bar()
-            model.save_pretrained(directory)
-            load_tokenizer(self._config).save_pretrained(directory)
-        self._ranks.barrier()
-
-    def _write_state(self, directory: Path) -> None:
-        if self._ranks.rank == 0:
-            reference = None if self.reference is None else self.reference.model
-            save_state(directory, self.policy.model, self.optimizer, self.updates, reference)
+    def _summed_fault(self, norm: Tensor) -> str:
+        return f"the summed gradient has norm {float(norm)}"
 
     def _fault(self, loss: float) -> str | None:
-        """What is not finite on this rank, in words; None when all is well."""
-        parts = [] if torch.tensor(loss).isfinite() else [f"the loss is {loss}"]
+        parts = [fault] if (fault := super()._fault(loss)) else []
         if not bool(gradient_norm(self._parameters).isfinite()):
             name = first_non_finite_gradient(self.policy.model)
             parts.append("the gradient's norm overflows" if name is None else f"the gradient of {name}")
         return "; ".join(parts) or None
 
-    def _refuse(self, batch: ReplayBatch, faults: Sequence[str]) -> None:
-        """Leave everything as it was, save the batch, raise NonFiniteError."""
+    def _step(self, rate: float, norm: Tensor) -> None:
+        set_learning_rate(self.optimizer, rate)
+        clip_gradients(self._parameters, self._train.max_grad_norm, norm)
+        self.optimizer.step()
+        self._discard_gradient()
+
+    def _discard_gradient(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        kept = "no replay directory was given, so the batch was not saved"
-        if self._replay_dir is not None:
-            folder = self._replay_dir / f"update-{self.updates:06d}"
-            facts = {"faults": list(faults), "rank": self._ranks.rank, "updates": self.updates}
-            try:
-                path = folder / f"batch-rank-{self._ranks.rank:03d}"
-                save_batch(path, ReplayBatch(**vars(batch) | {"facts": facts}))
-                self._write_state(folder / "learner")
-                kept = f"the batch and the learner's state are in {folder}"
-            except OSError as error:
-                kept = f"the batch could not be saved: {error}"
-        raise NonFiniteError(
-            "a loss or gradient is not finite; no optimizer step was taken",
-            where=f"update {self.updates} of the stage, learner rank {self._ranks.rank}",
-            found=" | ".join(faults),
-            needed="finite numbers",
-            remedy=kept,
-        )
 
+    def _shapes(self) -> dict[str, Sequence[int]]:
+        return {name: tensor.shape for name, tensor in policy_tensors(self.policy.model).items()}
 
-def _device(rank: int) -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", rank % torch.cuda.device_count())
+    def _weights(self, dtype: torch.dtype | None = None, *, copied: bool = False) -> dict[str, Tensor] | None:
+        if self._ranks.rank:
+            return None
+        return {
+            name: tensor.detach().to(
+                "cpu", dtype if dtype and tensor.is_floating_point() else tensor.dtype, copy=copied
+            )
+            for name, tensor in policy_tensors(self.policy.model).items()
+        }
+
+    @torch.no_grad()
+    def _set_weights(self, saved: Mapping[str, Tensor]) -> None:
+        for name, tensor in policy_tensors(self.policy.model).items():
+            tensor.copy_(saved[name])
+
+    def _moments(self) -> dict[str, Tensor] | None:
+        if self._ranks.rank:
+            return None
+        return {
+            f"{key}.{name}": value
+            for name, parameter in self.policy.model.named_parameters()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+
+    def _set_moments(self, saved: Mapping[str, Tensor]) -> None:
+        self.optimizer.state.clear()
+        for name, parameter in self.policy.model.named_parameters():
+            state = {key: saved[f"{key}.{name}"] for key in MOMENTS if f"{key}.{name}" in saved}
+            if state:
+                # AdamW keeps its step counter on the CPU.
+                self.optimizer.state[parameter] = {
+                    key: value if key == "step" else value.to(parameter.device)
+                    for key, value in state.items()
+                }
+
+    def _frozen_policy(self) -> Policy:
+        return self.policy.frozen_copy()

@@ -55,11 +55,12 @@ class Learners:
 
     def export(self, version: int) -> WeightBundle:
         """The policy's weights, under the driver's version number."""
-        bundle: WeightBundle = self.group.call(0, "export_weights", version)
+        # Every rank is called, because each may hold a part of the weights; the first has them whole.
+        bundle: WeightBundle = self.group.call_all("export_weights", version)[0]
         return bundle
 
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
-        answer: list[tuple[float, ...]] = self.group.call(0, "probe", sequences)
+        answer: list[tuple[float, ...]] = self.group.call_all("probe", sequences)[0]
         return answer
 
     def save(self, directory: Path) -> None:

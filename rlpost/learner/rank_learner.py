@@ -1,0 +1,326 @@
+"""RankLearner: everything about a learner rank that does not depend on its backend."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rlpost.config.schema import ModelConfig, TrainConfig
+from rlpost.data.collate import ModelInputs
+from rlpost.errors import NonFiniteError
+from rlpost.estimator import Measures, Objective, Prepared
+from rlpost.learner.learner_state import (
+    OPTIMIZER,
+    REFERENCE,
+    WEIGHTS,
+    read_tensors,
+    restore_rng,
+    save_state,
+    saved_tensors,
+    saved_updates,
+)
+from rlpost.learner.local_update import LocalUpdate, combine, on_cpu
+from rlpost.learner.microbatch import cut, oversized
+from rlpost.learner.optimizer import learning_rate
+from rlpost.learner.policy import Policy
+from rlpost.learner.ranks import Ranks
+from rlpost.learner.replay_batch import ReplayBatch, save_batch
+from rlpost.models import load_model, load_tokenizer
+from rlpost.weights.bundle import WeightBundle
+from rlpost.weights.transfer import policy_tensors
+
+SIGNALS = frozenset({"old_logprob", "ref_logprob", "entropy"})
+BLANK = ModelInputs((torch.zeros(1, dtype=torch.int64),), (torch.zeros(1, dtype=torch.int64),))
+"""The smallest forward pass, for ranks that must make one and have no rows."""
+
+
+class RankLearner(ABC):
+    """A `Learner` but for where weights, gradients and optimizer state live; a backend says that.
+
+    Args:
+        model: the policy's starting point.
+        train: the first stage's settings.
+        seed: of the tiny model's random weights; ignored for others.
+        ranks: this rank and the others.
+        replay_dir: where a batch goes whose loss or gradient is not finite; None saves none.
+
+    Raises:
+        ConfigError: the model cannot be loaded, or is of a kind that the learner would read wrongly.
+    """
+
+    def __init__(
+        self, model: ModelConfig, train: TrainConfig, *, seed: int, ranks: Ranks, replay_dir: Path | None
+    ) -> None:
+        self._config, self._train, self._seed = model, train, seed
+        self._ranks, self._replay_dir = ranks, replay_dir
+        self.policy = self._load_policy()
+        self.reference: Policy | None = None
+        self.updates = 0
+
+    def signals(self, inputs: ModelInputs, names: Sequence[str], temperature: float) -> dict[str, Tensor]:
+        """Per-token signals [N] (float32, CPU) for this rank's rows, without gradient.
+
+        Raises:
+            ValueError: a name is unknown, or "ref_logprob" is asked of a learner without a reference.
+        """
+        if unknown := set(names) - SIGNALS:
+            raise ValueError(f"unknown signals {sorted(unknown)}, known are {sorted(SIGNALS)}")
+        found: dict[str, Tensor] = {}
+        if {"old_logprob", "entropy"} & set(names):
+            logprob_N, entropy_N = self._all_logprobs(inputs, temperature)
+            found |= {"old_logprob": logprob_N, "entropy": entropy_N}
+        if "ref_logprob" in names:
+            if self.reference is None:
+                raise ValueError("this stage was started without a reference model")
+            limit = self._train.tokens_per_microbatch
+            found["ref_logprob"] = self.reference.all_logprobs(inputs, temperature, limit)[0]
+        return {name: found[name].float() for name in names}
+
+    def update(
+        self, inputs: ModelInputs, prepared: Prepared, objective: Objective, temperature: float
+    ) -> dict[str, float]:
+        """One optimizer step over this rank's rows; gradients are summed over ranks.
+
+        Returns:
+            the objective's measures and the learner's own, the same on every rank.
+
+        Raises:
+            NonFiniteError: before the optimizer step, on every rank; weights and optimizer state are
+                as they were, and each rank's batch was saved for replay.
+        """
+        local = self.accumulate(inputs, prepared, objective, temperature)
+        reports = self._ranks.gather({"fault": self._fault(local.loss), **local.report()})
+        faults = [f"rank {r}: {report['fault']}" for r, report in enumerate(reports) if report["fault"]]
+        norm = torch.zeros(())
+        if not faults:
+            norm = self._summed_norm()
+            if not bool(norm.isfinite()):
+                faults = [f"all ranks: {self._summed_fault(norm)}"]
+        if faults:
+            self._refuse(ReplayBatch(inputs, prepared, objective, temperature, {}), faults)
+        rate = learning_rate(self._train, self.updates)
+        self._step(rate, norm)
+        self.updates += 1
+        return combine(reports) | {"learner/grad_norm": float(norm), "learner/learning_rate": rate}
+
+    def accumulate(
+        self, inputs: ModelInputs, prepared: Prepared, objective: Objective, temperature: float
+    ) -> LocalUpdate:
+        """Forward and backward passes over this rank's rows, one for each micro-batch.
+
+        The loss is divided by denominators of the whole update before it is cut, so gradients are
+        summed over micro-batches and over ranks, and never averaged.
+        """
+        if prepared.batch.length_S.tolist() != [len(r) for r in inputs.response_ids]:
+            raise ValueError("the rows of the inputs are not those of the prepared batch")
+        self._start_gradient()
+        limit, lengths = self._train.tokens_per_microbatch, inputs.lengths
+        bins = cut(lengths, limit, self._train.layout)
+        passes = self._passes(len(bins))
+        loss, measures = 0.0, Measures()
+        for number in range(passes):
+            last = number == passes - 1
+            if number >= len(bins):
+                self._backward(self._logprobs(BLANK, 1.0, False)[0].sum() * 0.0, last)
+                continue
+            rows = bins[number]
+            part = prepared.rows(torch.tensor(rows, dtype=torch.int64)).to(self.policy.device)
+            logprob_N, entropy_N = self._logprobs(
+                inputs.rows(rows), temperature, objective.needs_entropy_gradient
+            )
+            output = objective.loss(logprob_N, part, entropy_N)
+            self._backward(output.loss, last)
+            loss += float(output.loss.detach())
+            measures = measures + on_cpu(output.measures)
+        trained = int(prepared.trained_N.sum())
+        return LocalUpdate(loss, measures, trained, len(bins), oversized(lengths, limit))
+
+    def export_weights(self, version: int) -> WeightBundle | None:
+        """A snapshot of the policy's weights, in `model.dtype`, under the driver's version number."""
+        weights = self._weights(getattr(torch, self._config.dtype), copied=True)
+        return None if weights is None else WeightBundle.of(version, weights)
+
+    def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
+        """Log-probs (temperature 1) of tokens 1.. of each sequence, as in `Engine.probe`."""
+        asked = [torch.tensor(ids, dtype=torch.int64) for ids in sequences if len(ids) > 1]
+        inputs = ModelInputs(tuple(ids[:1] for ids in asked), tuple(ids[1:] for ids in asked))
+        logprob_N, _ = self._all_logprobs(inputs, 1.0)
+        sizes = [max(0, len(ids) - 1) for ids in sequences]
+        return [tuple(piece.tolist()) for piece in logprob_N.split(sizes)]
+
+    def save(self, directory: Path) -> None:
+        """Weights, optimizer, schedule, reference and RNG, enough to go on exactly; rank 0 writes.
+
+        Every backend writes the same files, and reads those of any other on any number of ranks.
+        """
+        self._write_state(directory)
+        self._ranks.barrier()
+
+    def load(self, directory: Path, weights_only: bool = False) -> None:
+        """The inverse of `save`, after `start_stage`.
+
+        Args:
+            weights_only: leave optimizer and schedule of the new stage as they are; a reference is
+                frozen again from the loaded weights.
+
+        Raises:
+            CheckpointError: the saved weights are those of another architecture, or unreadable.
+        """
+        shapes = self._shapes()
+        if weights_only:
+            self._set_weights(saved_tensors(directory / WEIGHTS, shapes))
+            if self.reference is not None:
+                self.reference = self._frozen_policy()
+            return
+        updates = saved_updates(directory, reference=self.reference is not None)
+        self._set_weights(saved_tensors(directory / WEIGHTS, shapes))
+        if self.reference is not None:
+            saved = saved_tensors(directory / REFERENCE, shapes)
+            with torch.no_grad():
+                for name, tensor in policy_tensors(self.reference.model).items():
+                    tensor.copy_(saved[name])
+        self._set_moments(read_tensors(directory / OPTIMIZER))
+        restore_rng(directory)
+        self.updates = updates
+
+    def save_policy(self, directory: Path) -> None:
+        """A plain Hugging Face directory: weights in `model.dtype`, config, tokenizer, chat template."""
+        from transformers.utils.logging import disable_progress_bar
+
+        dtype = getattr(torch, self._config.dtype)
+        weights = self._weights(dtype)
+        if weights is not None:
+            own = self.policy.model
+            with torch.device("meta"):
+                model = type(own)(copy.deepcopy(own.config)).to(dtype)
+            model.load_state_dict(weights, strict=False, assign=True)
+            model.tie_weights()
+            model.generation_config = own.generation_config
+            disable_progress_bar()
+            model.save_pretrained(directory)
+            load_tokenizer(self._config).save_pretrained(directory)
+        self._ranks.barrier()
+
+    @abstractmethod
+    def start_stage(self, train: TrainConfig, reference: bool) -> None:
+        """Fresh optimizer state and schedule; with `reference`, freeze a copy of the weights as they are."""
+
+    @abstractmethod
+    def _all_logprobs(self, inputs: ModelInputs, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-prob and entropy [N] of every response token under the policy, without gradient, CPU."""
+
+    @abstractmethod
+    def _logprobs(self, inputs: ModelInputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
+        """One forward pass with gradient, that of the entropy included where `entropy` says so."""
+
+    @abstractmethod
+    def _passes(self, microbatches: int) -> int:
+        """How many forward and backward passes this rank makes for so many micro-batches of its own."""
+
+    @abstractmethod
+    def _start_gradient(self) -> None:
+        """Before the first backward pass of an update."""
+
+    @abstractmethod
+    def _backward(self, loss: Tensor, last: bool) -> None:
+        """Add the gradient of `loss`; `last` says that no other follows in this update."""
+
+    @abstractmethod
+    def _summed_norm(self) -> Tensor:
+        """The norm of the gradient summed over ranks, which is now in place; the same on every rank."""
+
+    @abstractmethod
+    def _summed_fault(self, norm: Tensor) -> str:
+        """What is not finite in the summed gradient, in words."""
+
+    @abstractmethod
+    def _step(self, rate: float, norm: Tensor) -> None:
+        """Clip the gradient, whose norm is `norm`, and take an optimizer step; the gradient is gone then."""
+
+    @abstractmethod
+    def _discard_gradient(self) -> None:
+        """Forget the gradient, as if there had been no backward pass."""
+
+    @abstractmethod
+    def _shapes(self) -> dict[str, Sequence[int]]:
+        """Of every whole tensor of the policy, by name, tied ones once."""
+
+    @abstractmethod
+    def _weights(self, dtype: torch.dtype | None = None, *, copied: bool = False) -> dict[str, Tensor] | None:
+        """The whole weights on rank 0, on the CPU; None on other ranks, all of which must call.
+
+        Args:
+            dtype: of floating tensors; None leaves them as they are.
+            copied: never the policy's own tensors.
+        """
+
+    @abstractmethod
+    def _set_weights(self, saved: Mapping[str, Tensor]) -> None:
+        """Take up whole weights by name; every rank passes all of them."""
+
+    @abstractmethod
+    def _moments(self) -> dict[str, Tensor] | None:
+        """AdamW's state as in `save_state` on rank 0; None on other ranks, all of which must call."""
+
+    @abstractmethod
+    def _set_moments(self, saved: Mapping[str, Tensor]) -> None:
+        """Take up AdamW's state; every rank passes all of it."""
+
+    @abstractmethod
+    def _frozen_policy(self) -> Policy:
+        """A policy with the weights as they are, for good, without gradient."""
+
+    def _load_policy(self) -> Policy:
+        config = self._config
+        network = load_model(config.model_copy(update={"dtype": "float32"}), self._seed)
+        return Policy(
+            network.to(device_of(self._ranks.rank)),
+            compute_dtype=getattr(torch, config.dtype),
+            layout=self._train.layout,
+            gradient_checkpointing=config.gradient_checkpointing,
+        )
+
+    def _write_state(self, directory: Path) -> None:
+        weights, moments = self._weights(), self._moments()
+        if weights is not None and moments is not None:
+            reference = None if self.reference is None else policy_tensors(self.reference.model)
+            save_state(directory, weights=weights, moments=moments, updates=self.updates, reference=reference)
+
+    def _fault(self, loss: float) -> str | None:
+        """What is not finite on this rank, in words; None when all is well."""
+        return None if torch.tensor(loss).isfinite() else f"the loss is {loss}"
+
+    def _refuse(self, batch: ReplayBatch, faults: Sequence[str]) -> None:
+        """Leave everything as it was, save the batch, raise NonFiniteError."""
+        self._discard_gradient()
+        kept = "no replay directory was given, so the batch was not saved"
+        if self._replay_dir is not None:
+            folder = self._replay_dir / f"update-{self.updates:06d}"
+            facts = {"faults": list(faults), "rank": self._ranks.rank, "updates": self.updates}
+            try:
+                # First, because ranks may wait for each other in it.
+                self._write_state(folder / "learner")
+                path = folder / f"batch-rank-{self._ranks.rank:03d}"
+                save_batch(path, ReplayBatch(**vars(batch) | {"facts": facts}))
+                kept = f"the batch and the learner's state are in {folder}"
+            except OSError as error:
+                kept = f"the batch could not be saved: {error}"
+        raise NonFiniteError(
+            "a loss or gradient is not finite; no optimizer step was taken",
+            where=f"update {self.updates} of the stage, learner rank {self._ranks.rank}",
+            found=" | ".join(faults),
+            needed="finite numbers",
+            remedy=kept,
+        )
+
+
+def device_of(rank: int) -> torch.device:
+    """Where a rank computes: an accelerator of its machine in turn, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", rank % torch.cuda.device_count())
