@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rlpost.config import engine_rules, size_rules
+from rlpost.config import engine_rules, learner_rules, size_rules
 from rlpost.config.plugins import load_parts
 from rlpost.config.problems import Problem
 from rlpost.config.schema import DataConfig, RewardConfig, RunConfig, StageConfig
@@ -253,6 +253,8 @@ RULES: tuple[Rule, ...] = (
     signals_are_there,
     demonstrations_are_there,
     more_processes_need_ray,
+    learner_rules.zero_options_are_read,
+    learner_rules.what_is_offloaded_is_divided,
     size_rules.the_tiny_model_is_well_formed,
 )
 

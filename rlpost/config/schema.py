@@ -244,6 +244,22 @@ class ClusterConfig(Section):
     """Torch threads per process; null leaves torch's choice."""
 
 
+class LearnerConfig(Section):
+    """What trains the policy, on every learner rank and in all stages."""
+
+    backend: Literal["torch", "deepspeed"] = "torch"
+    """`torch` keeps weights, gradients and optimizer state whole on every rank; `deepspeed` divides
+    them over the ranks, as `zero_stage` says. Both take the same steps and read each other's checkpoints."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What DeepSpeed divides: 1 the optimizer's state, 2 the gradients too, 3 the weights too; 0 nothing."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in host memory and step there; needs a `zero_stage` of 1 or more."""
+    offload_parameters: bool = False
+    """Keep weights that are not in use in host memory; needs `zero_stage: 3`."""
+    bucket_mib: int = Field(default=256, ge=1)
+    """MiB of gradients or weights that ranks exchange at a time."""
+
+
 class WeightsConfig(Section):
     """Proofs that the engines sample from the weights that the learner sent."""
 
@@ -302,6 +318,8 @@ class RunConfig(Section):
     """What a run can be resumed from."""
     cluster: ClusterConfig = ClusterConfig()
     """Where the parts of a run live."""
+    learner: LearnerConfig = LearnerConfig()
+    """What trains the policy."""
     weights: WeightsConfig = WeightsConfig()
     """Proofs that the engines sample from the weights that the learner sent."""
     monitor: MonitorConfig = MonitorConfig()

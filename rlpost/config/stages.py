@@ -29,8 +29,8 @@ def write_out(tree: Mapping[str, Any]) -> Tree:
 
 
 def _write_out_sections(tree: Mapping[str, Any]) -> Tree:
-    sections = (*SHARED, "model", "scoring", "evaluation", "checkpoint", "cluster", "weights", "monitor")
-    full = {k: copy.deepcopy(v) for k, v in tree.items() if not (v is None and k in sections)}
+    own = ("model", "scoring", "evaluation", "checkpoint", "cluster", "learner", "weights", "monitor")
+    full = {k: copy.deepcopy(v) for k, v in tree.items() if not (v is None and k in (*SHARED, *own))}
     if isinstance(full.get("algorithm"), str):
         full["algorithm"] = {"base": full["algorithm"]}
     rewards = full.get("rewards")

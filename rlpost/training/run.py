@@ -14,7 +14,7 @@ from rlpost.cluster import Cluster, start_cluster
 from rlpost.config import dump_config, stage_objective
 from rlpost.config.schema import RewardConfig, RunConfig, StageConfig
 from rlpost.data import PromptSet, load_prompts
-from rlpost.learner import TorchLearner
+from rlpost.learner import DeepSpeedLearner, TorchLearner
 from rlpost.models import load_tokenizer
 from rlpost.monitor import MetricsWriter, Progress, write_report
 from rlpost.rollout import RolloutWorker
@@ -101,8 +101,11 @@ def start_actors(
         "threads": threads,
         "deadline_s": config.cluster.deadline_s,
     }
+    learner: type[TorchLearner | DeepSpeedLearner] = TorchLearner
+    if config.learner.backend == "deepspeed":
+        learner, common["settings"] = DeepSpeedLearner, config.learner
     learners = Learners(
-        cluster.start_group("learner", TorchLearner, [common | {"rank": rank} for rank in range(ranks)])
+        cluster.start_group("learner", learner, [common | {"rank": rank} for rank in range(ranks)])
     )
     rollout = sampling_stages(config)[0].rollout
     worker = {"model": config.model, "rollout": rollout, "seed": config.seed, "threads": threads}

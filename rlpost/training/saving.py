@@ -14,7 +14,7 @@ from rlpost.training.run_directory import RunDirectory
 from rlpost.training.state import RunState
 
 STATE, LEARNER = "state.json", "learner"
-FREE_SECTIONS = ("name", "output", "cluster", "checkpoint", "monitor", "scoring", "evaluation")
+FREE_SECTIONS = ("name", "output", "cluster", "learner", "checkpoint", "monitor", "scoring", "evaluation")
 """Top-level keys that may change between a run and its resumption: they do not touch the result."""
 
 

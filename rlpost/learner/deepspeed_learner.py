@@ -1,0 +1,220 @@
+"""DeepSpeedLearner: optimizer state, gradients and weights divided over the ranks (ZeRO)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rlpost.config.schema import LearnerConfig, ModelConfig, TrainConfig
+from rlpost.data.collate import ModelInputs
+from rlpost.learner.deepspeed_engine import ZeroEngine
+from rlpost.learner.learner_state import MOMENTS
+from rlpost.learner.policy import Policy
+from rlpost.learner.rank_learner import BLANK, RankLearner
+from rlpost.learner.ranks import Ranks
+from rlpost.weights.transfer import policy_tensors
+
+
+class DeepSpeedLearner(RankLearner):
+    """A `Learner` that takes the steps that `TorchLearner` takes, with its state divided over the ranks.
+
+    Parameters, gradients and optimizer state are float32 as there, and "bfloat16" means the same. ZeRO 1
+    divides the optimizer state, 2 the gradients too, 3 the weights too. A reference is a whole copy on
+    every rank, and every rank loads the whole model before it is divided.
+
+    Ranks wait for each other in every method. Where one rank has fewer micro-batches than another, it
+    makes blank passes, whose gradient is zero.
+
+    Args:
+        settings: the ZeRO stage and what is kept in host memory.
+
+    The other arguments, and what is raised, are those of `TorchLearner`. Also raises:
+        UserError: DeepSpeed is not installed, or in a version that is not supported.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        train: TrainConfig,
+        settings: LearnerConfig,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        rendezvous: str | None = None,
+        reference: bool = False,
+        replay_dir: Path | None = None,
+        threads: int | None = None,
+        deadline_s: float = 1800.0,
+    ) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        ranks = Ranks(rank, world_size, rendezvous, deadline_s, backend=backend, always=True)
+        super().__init__(model, train, seed=seed, ranks=ranks, replay_dir=replay_dir)
+        self._bucket_bytes = settings.bucket_mib * 2**20
+        network = self.policy.model
+        self._persistent = policy_tensors(network).keys() - dict(network.named_parameters()).keys()
+        with self._ranks.talking("divide the weights"):
+            self.engine = ZeroEngine(
+                network,
+                list(network.get_output_embeddings().parameters()),
+                settings,
+                train,
+                world_size=world_size,
+                deadline_s=deadline_s,
+            )
+        self.start_stage(train, reference)
+
+    def start_stage(self, train: TrainConfig, reference: bool) -> None:
+        self._train = train
+        if train.layout != self.policy.layout:
+            with torch.no_grad(), self._ranks.talking("prove the layout"):
+                self.engine.run(lambda: self.policy.use_layout(train.layout))
+        self.engine.restart(train)
+        self.updates = 0
+        self.reference = self._frozen_policy() if reference else None
+
+    @torch.no_grad()
+    def _all_logprobs(self, inputs: ModelInputs, temperature: float) -> tuple[Tensor, Tensor]:
+        def forward(rows: ModelInputs, temperature: float) -> tuple[Tensor, Tensor]:
+            answer: tuple[Tensor, Tensor] = self.engine.run(lambda: self.policy.logprobs(rows, temperature))
+            return answer
+
+        limit = self._train.tokens_per_microbatch
+        own = len(self.policy.forward_passes(inputs, limit))
+        blank = self._most(own) - own if self.engine.stage == 3 else 0
+        with self._ranks.talking("compute log-probs"):
+            answer = self.policy.all_logprobs(inputs, temperature, limit, forward)
+            for _ in range(blank):
+                forward(BLANK, 1.0)
+        return answer
+
+    def _logprobs(self, inputs: ModelInputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
+        def both() -> Tensor:
+            return torch.stack(self.policy.logprobs(inputs, temperature, with_entropy_grad=entropy))
+
+        # One output: ZeRO 3 counts those that are differentiated, and the count must be that of every
+        # rank, blank passes included.
+        with self._ranks.talking("compute log-probs"):
+            logprob_N, entropy_N = self.engine.forward(both)
+        return logprob_N, entropy_N
+
+    def _passes(self, microbatches: int) -> int:
+        # One at least: without a backward pass there would be no gradient to step on.
+        return max(1, self._most(microbatches))
+
+    def _most(self, passes: int) -> int:
+        return max(report["passes"] for report in self._ranks.gather({"passes": passes}))
+
+    def _start_gradient(self) -> None:
+        """The step and `_discard_gradient` have left none."""
+
+    def _backward(self, loss: Tensor, last: bool) -> None:
+        with self._ranks.talking("sum gradients"):
+            self.engine.backward(loss, last)
+
+    def _summed_norm(self) -> Tensor:
+        with self._ranks.talking("measure the gradient"):
+            return self.engine.gradient_norm()
+
+    def _summed_fault(self, norm: Tensor) -> str:
+        name = self.engine.first_non_finite_gradient()
+        return "the gradient's norm overflows" if name is None else f"the summed gradient of {name}"
+
+    def _step(self, rate: float, norm: Tensor) -> None:
+        with self._ranks.talking("take a step"):
+            self.engine.step(rate)
+
+    def _discard_gradient(self) -> None:
+        self.engine.discard_gradient()
+
+    def _shapes(self) -> dict[str, Sequence[int]]:
+        network = self.policy.model
+        buffers = {name: tensor.shape for name, tensor in self._buffers().items()}
+        return {name: self.engine.shape(p) for name, p in network.named_parameters()} | buffers
+
+    def _weights(self, dtype: torch.dtype | None = None, *, copied: bool = False) -> dict[str, Tensor] | None:
+        found: dict[str, Tensor] = {}
+        keeps = self._ranks.rank == 0
+        for bucket in self._buckets():
+            with self._ranks.talking("gather weights"), self.engine.whole(list(bucket.values())):
+                if keeps:
+                    for name, parameter in bucket.items():
+                        # What was gathered is gone outside of this block, so it is always copied.
+                        found[name] = parameter.detach().to("cpu", dtype or parameter.dtype, copy=True)
+        for name, tensor in self._buffers().items():
+            kept = dtype if dtype and tensor.is_floating_point() else tensor.dtype
+            found[name] = tensor.detach().to("cpu", kept, copy=copied)
+        return found if keeps else None
+
+    @torch.no_grad()
+    def _set_weights(self, saved: Mapping[str, Tensor]) -> None:
+        for bucket in self._buckets():
+            parameters = list(bucket.values())
+            with self._ranks.talking("spread weights"), self.engine.whole(parameters, changed=True):
+                for name, parameter in bucket.items():
+                    parameter.copy_(saved[name])
+        for name, tensor in self._buffers().items():
+            tensor.copy_(saved[name])
+        self.engine.weights_changed()
+
+    def _moments(self) -> dict[str, Tensor] | None:
+        found: dict[str, Tensor] = {}
+        for name, parameter in self._trained():
+            for key in MOMENTS:
+                with self._ranks.talking("gather optimizer state"):
+                    value = self.engine.moment(parameter, key)
+                if value is not None and self._ranks.rank == 0:
+                    found[f"{key}.{name}"] = value.detach().to("cpu", copy=True)
+        return found if self._ranks.rank == 0 else None
+
+    def _set_moments(self, saved: Mapping[str, Tensor]) -> None:
+        self.engine.restart(self._train)
+        steps = [value for name, value in saved.items() if name.startswith("step.")]
+        if not steps:
+            return
+        self.engine.make_moments(steps[0])
+        for name, parameter in self._trained():
+            for key in MOMENTS:
+                if key != "step":
+                    self.engine.set_moment(parameter, key, saved[f"{key}.{name}"])
+
+    @torch.no_grad()
+    def _frozen_policy(self) -> Policy:
+        # Loaded anew: what DeepSpeed has attached to the policy's modules must not be copied.
+        frozen = self._load_policy()
+        frozen.model.requires_grad_(False)
+        own = dict(frozen.model.named_parameters())
+        for bucket in self._buckets():
+            with self._ranks.talking("gather weights"), self.engine.whole(list(bucket.values())):
+                for name, parameter in bucket.items():
+                    own[name].copy_(parameter)
+        copies = dict(frozen.model.named_buffers())
+        for name, tensor in self._buffers().items():
+            copies[name].copy_(tensor)
+        return frozen
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.policy.model.named_parameters() if p.requires_grad]
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """Persistent ones, which ZeRO leaves whole."""
+        return {n: b for n, b in self.policy.model.named_buffers() if n in self._persistent}
+
+    def _buckets(self) -> Iterator[dict[str, nn.Parameter]]:
+        """All parameters by name, in groups of bounded size that are gathered together."""
+        bucket: dict[str, nn.Parameter] = {}
+        size = 0
+        for name, parameter in self.policy.model.named_parameters():
+            own = torch.Size(self.engine.shape(parameter)).numel() * parameter.element_size()
+            if bucket and size + own > self._bucket_bytes:
+                yield bucket
+                bucket, size = {}, 0
+            bucket[name] = parameter
+            size += own
+        if bucket:
+            yield bucket

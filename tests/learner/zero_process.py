@@ -1,0 +1,134 @@
+"""One learner rank in a process of its own: `zero_process.py RANK WORLD_SIZE BACKEND DTYPE FOLDER [HALF]`.
+
+BACKEND is `torch` or a ZeRO stage. It makes the same calls as every other rank and leaves what they came
+to in FOLDER; HALF is a state that another backend saved after half of the steps.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from learner_batches import MODEL, model_inputs, train, update_arguments
+from rank_process import rows_of
+from safetensors.torch import save_file
+
+from rlpost.config.schema import LearnerConfig
+from rlpost.errors import DeadlineError, NonFiniteError
+from rlpost.learner import DeepSpeedLearner, TorchLearner
+from rlpost.learner.microbatch import shard
+
+STEPS = 20
+HALF = 10
+PROBE = [(10, 11, 12, 13, 14), (20,), (30, 31)]
+
+
+def settings(dtype, **changes):
+    """With a clip that bites in some steps, decay, warm-up and several micro-batches.
+
+    In bfloat16 a weight that differs by 1e-7 may round to another number, so its steps are small.
+    """
+    rate = 1e-3 if dtype == "float32" else 1e-5
+    common = {"learning_rate": rate, "weight_decay": 0.1, "max_grad_norm": 3.0, "warmup_steps": 4}
+    return train(**common | changes)
+
+
+def step_arguments(step):
+    """Ten rows; every fifth step has a single one, so that another rank has none."""
+    arguments = update_arguments(step)
+    return rows_of(arguments, [1]) if step % 5 == 2 else arguments
+
+
+def build(backend, rank, world_size, dtype, folder):
+    """A learner of this backend, with a reference."""
+    common = {
+        "seed": 0,
+        "rank": rank,
+        "world_size": world_size,
+        "rendezvous": f"file://{folder / 'meet'}",
+        "replay_dir": folder / "replay",
+        "deadline_s": 60,
+    }
+    model = MODEL.model_copy(update={"dtype": dtype})
+    if backend == "torch":
+        learner = TorchLearner(model, settings(dtype), **common)
+    else:
+        zero = LearnerConfig(backend="deepspeed", zero_stage=int(backend), bucket_mib=1)
+        learner = DeepSpeedLearner(model, settings(dtype), zero, **common)
+    # The driver starts every stage, and only then asks for a reference.
+    learner.start_stage(settings(dtype), True)
+    return learner
+
+
+def refused(learner, arguments):
+    """What is said of an update whose losses are finite and whose gradient is not."""
+    logprobs = learner._logprobs
+
+    def poisoned(*inputs):
+        logprob_N, entropy_N = logprobs(*inputs)
+        logprob_N.register_hook(lambda gradient: gradient * torch.nan)
+        return logprob_N, entropy_N
+
+    learner._logprobs = poisoned
+    try:
+        learner.update(*arguments)
+    except NonFiniteError as error:
+        return str(error)
+    finally:
+        learner._logprobs = logprobs
+
+
+def main(rank, world_size, backend, dtype, folder, half):
+    torch.set_num_threads(1)
+    learner = build(backend, rank, world_size, dtype, folder)
+
+    def own(step):
+        arguments = step_arguments(step)
+        return rows_of(arguments, shard(arguments[0].lengths, world_size)[rank])
+
+    facts = {"reports": [], "rows": []}
+    for step in range(STEPS):
+        if step == HALF:
+            learner.save(folder / "half")
+        facts["rows"].append(len(own(step)[0].response_ids))
+        facts["reports"].append(learner.update(*own(step)))
+    learner.save(folder / "state")
+    learner.save_policy(folder / "policy")
+    bundle = learner.export_weights(7)
+    assert (bundle is None) == (rank > 0)
+    if bundle is not None:
+        save_file(dict(bundle.tensors), folder / "exported.safetensors")
+
+    # All rows on the first rank: the others have none, and still must take part.
+    inputs = model_inputs(seed=5)
+    inputs = inputs if rank == 0 else inputs.rows([])
+    signals = learner.signals(inputs, ["old_logprob", "ref_logprob", "entropy"], 0.8)
+    if rank == 0:
+        save_file(signals, folder / "signals.safetensors")
+    facts["probe"] = learner.probe(PROBE)
+
+    facts["refused"] = refused(learner, own(STEPS))
+    facts["after"] = learner.update(*own(STEPS))
+    other = {"weight_decay": 0.0, "max_grad_norm": 0.5, "warmup_steps": 0, "layout": "padded"}
+    learner.start_stage(settings(dtype, **other), False)
+    facts["next_stage"] = [learner.update(*own(step)) for step in range(2)]
+    learner.start_stage(settings(dtype), True)
+    learner.load(half or folder / "half")
+    facts["resumed"] = [learner.update(*own(step)) for step in range(HALF, STEPS)]
+    (folder / f"facts-{rank}.json").write_text(json.dumps(facts))
+    if rank == 0 and world_size > 1:
+        try:
+            learner.update(*own(0))
+        except DeadlineError as error:
+            (folder / "alone.txt").write_text(str(error))
+
+
+if __name__ == "__main__":
+    main(
+        int(sys.argv[1]),
+        int(sys.argv[2]),
+        sys.argv[3],
+        sys.argv[4],
+        Path(sys.argv[5]),
+        Path(sys.argv[6]) if len(sys.argv) > 6 else None,
+    )
