@@ -8,11 +8,15 @@ the processes.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TypeVar
 
 from rlpost.errors import DeadlineError, RlpostError, RolloutError
@@ -23,6 +27,7 @@ Beat = Callable[[], None]
 
 _POLL_S = 0.2
 _CLOSE_S = 10.0
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 class EngineCalls:
@@ -37,8 +42,6 @@ class EngineCalls:
         self._before = set(multiprocessing.active_children())
         self._seen: dict[int | None, BaseProcess] = {}
         self._failure: RlpostError | None = None
-        self.before_close: Callable[[], object] | None = None
-        """Asks the engine to end; called by `close` unless the engine failed."""
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         threading.Thread(target=_serve, args=(self._work,), name=name, daemon=True).start()
 
@@ -78,18 +81,20 @@ class EngineCalls:
         return list(self._seen.values())
 
     def close(self) -> None:
-        """End the engine's processes and the thread."""
-        if self._failure is None:
-            self._failure = RolloutError(f"{self._name} is closed")
-            if self.before_close is not None:
-                last = _Call(lambda beat: self.before_close())
-                self._work.put(last)
-                last.done.wait(_CLOSE_S)
+        """End the engine's processes and the thread.
+
+        The processes hold nothing worth saving, and asked politely they take ten seconds.
+        """
+        self._failure = self._failure or RolloutError(f"{self._name} is closed")
         self._work.put(None)
         for process in self.processes():
+            below = _below(process.pid) if process.pid is not None else []
             process.kill()
+            for pid in below:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         for process in self.processes():
-            process.join(timeout=10)
+            process.join(timeout=_CLOSE_S)
 
     def _fail(self, error: RlpostError) -> None:
         self._failure = error
@@ -118,6 +123,26 @@ class EngineCalls:
             found=f"nothing for {stall_s:g} s; the engine was ended",
             remedy=f"raise {setting} if the work is really that long",
         )
+
+
+def unlink_shared_memory(process: int) -> None:
+    """Take the names of the shared memory that vLLM's processes below `process` have mapped.
+
+    They need no names any more once they are all running, and without one the memory is gone
+    when they are, even if nobody is left to clean up after them.
+    """
+    for maps in (Path(f"/proc/{pid}/maps") for pid in (process, *_below(process))):
+        for line in maps.read_text().splitlines():
+            path = Path(line.rpartition(" ")[2])
+            if path.parent == _SHARED_MEMORY and path.name.startswith(("psm_", "vllm_")):
+                path.unlink(missing_ok=True)
+
+
+def _below(process: int) -> list[int]:
+    """The ids of all descendants of a process, its threads' children too."""
+    lists = Path(f"/proc/{process}/task").glob("*/children")
+    direct = [int(pid) for children in lists for pid in children.read_text().split()]
+    return direct + [pid for child in direct for pid in _below(child)]
 
 
 class _Call:

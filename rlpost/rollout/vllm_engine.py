@@ -15,7 +15,7 @@ from rlpost.rollout.engine import Sample, SampleRequest
 from rlpost.rollout.stop import TextView
 from rlpost.rollout.torch_engine import check_request
 from rlpost.rollout.vllm_buckets import SharedBuffer, plan_buckets
-from rlpost.rollout.vllm_calls import Beat, EngineCalls
+from rlpost.rollout.vllm_calls import Beat, EngineCalls, unlink_shared_memory
 from rlpost.rollout.vllm_responses import Response, check_temperature
 from rlpost.rollout.vllm_start import engine_arguments, model_shell, start_environment
 from rlpost.versions import require
@@ -79,7 +79,6 @@ class VLLMEngine:
         except Exception:
             self._end()
             raise
-        self._calls.before_close = self._engine.engine_core.shutdown
 
     @property
     def version(self) -> int:
@@ -181,6 +180,8 @@ class VLLMEngine:
                 found=f"{type(error).__name__}: {str(error).strip()}",
                 remedy="the engine's own messages stand above",
             ) from error
+        for process in self.processes():
+            unlink_shared_memory(process)
         length = engine.model_config.max_model_len
         self._positions = min(length, self._positions or length)
         return engine

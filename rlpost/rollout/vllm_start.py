@@ -153,6 +153,8 @@ def start_environment(options: VLLMConfig, threads: int | None) -> Iterator[None
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_ENGINE_READY_TIMEOUT_S": str(int(options.start_deadline_s) + 1),
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        # vLLM's processes warn of their dependencies, and Python's of shared memory when they are killed.
+        "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore"),
     }
     if runs_eagerly(options):
         # Else vLLM's sampler is compiled at the first token, which takes longer than most CPU tests.

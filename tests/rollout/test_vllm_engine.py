@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -228,6 +229,13 @@ def test_an_engine_that_is_killed_or_stands_still_fails_the_call_and_leaves_no_p
         with pytest.raises(error, match=message):
             engine.generate(requests())
     assert wait_until(lambda: all(gone(p) for p in (engine_process, *below)))
+
+
+def test_an_engine_leaves_no_name_in_shared_memory(shared):
+    for process in shared.processes():
+        for pid in (process, *processes_below(process)):
+            mapped = re.findall(r"/dev/shm/(\S+)", Path(f"/proc/{pid}/maps").read_text())
+            assert not [name for name in mapped if Path("/dev/shm", name).exists()]
 
 
 OWNER = """\
