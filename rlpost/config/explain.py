@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rlpost.config.rules import reward_name, stage_objective
 from rlpost.config.schema import DataConfig, RunConfig, StageConfig
@@ -40,6 +40,8 @@ def _run(config: RunConfig) -> Iterator[tuple[str, str]]:
     yield "model", _model(config)
     yield "seed", str(config.seed)
     yield "runs on", _placement(config)
+    if config.learner.backend == "deepspeed":
+        yield "learner", _zero(config)
     yield "scoring", f"{scorers}; {limit}"
     yield "evaluation", _evaluation(config)
     yield "checkpoint", f"{every}, newest {checkpoint.keep} kept"
@@ -67,6 +69,21 @@ def _placement(config: RunConfig) -> str:
     return (
         f"{where}, {_count(cluster.learner_ranks, 'learner rank')}, waits of at most {cluster.deadline_s:g} s"
     )
+
+
+def _zero(config: RunConfig) -> str:
+    learner, ranks = config.learner, config.cluster.learner_ranks
+    parts = ("optimizer state", "gradients", "weights")[: learner.zero_stage]
+    divided = f"{_listed(parts)} divided over {_count(ranks, 'rank')}" if parts else "nothing divided"
+    kept = {"optimizer state": learner.offload_optimizer, "weights": learner.offload_parameters}
+    host = [name for name, offloaded in kept.items() if offloaded]
+    return f"DeepSpeed, ZeRO {learner.zero_stage}: {divided}" + (
+        f"; {_listed(host)} in host memory" if host else ""
+    )
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _evaluation(config: RunConfig) -> str:

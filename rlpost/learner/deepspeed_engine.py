@@ -6,9 +6,12 @@ al. 2020). Some of what is needed here has no public name in it, which is why on
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -99,6 +102,19 @@ class ZeroEngine:
         if self.stage == 3:
             for parameter in outside:
                 self._deepspeed.zero.register_external_parameter(self._root, parameter)
+        atexit.register(_close, weakref.ref(self))
+
+    def close(self) -> None:
+        """Take DeepSpeed off the model; whole parameters are lost under ZeRO 3."""
+        from deepspeed.utils import groups
+
+        self._engine.destroy()
+        for parameter in self._model.parameters():
+            vars(parameter).clear()
+        groups._WORLD_GROUP = None
+        self._deepspeed.comm.comm.cdb = None
+        del self._engine, self._root
+        gc.collect()
 
     @property
     def optimizer(self) -> torch.optim.AdamW:
@@ -265,6 +281,13 @@ class ZeroEngine:
         return list(
             zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups
         )
+
+
+def _close(engine: weakref.ref[ZeroEngine]) -> None:
+    """On the way out: gloo's threads end with the last reference to their group, and must end before
+    the interpreter does, or the process aborts."""
+    if (alive := engine()) is not None:
+        alive.close()
 
 
 def _settings_of_deepspeed(settings: LearnerConfig, train: TrainConfig) -> dict[str, Any]:

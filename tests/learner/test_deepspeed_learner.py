@@ -157,6 +157,24 @@ def test_the_policy_that_zero_3_saves_is_a_directory_that_transformers_loads(ran
     assert all(torch.equal(tensors[name], tensor) for name, tensor in exported.items())
 
 
+@needs_deepspeed
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ({"gradient_checkpointing": True}, {"zero_stage": 3}),
+        ({}, {"zero_stage": 1, "offload_optimizer": True}),
+        ({}, {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}),
+    ],
+)
+def test_saving_memory_changes_no_step(model, settings, ranks, tmp_path):
+    needed = facts(ranks("torch"))["reports"]
+    options = json.dumps({"model": model, "settings": settings})
+    found = run_ranks(2, options, "float32", tmp_path / "saving")
+    assert_same_reports(facts(found)["reports"], needed, 1e-4)
+    assert_same_reports(facts(found)["resumed"], needed[HALF:], 1e-4)
+
+
 def test_options_that_nobody_would_read_are_refused(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(

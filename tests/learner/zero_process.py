@@ -1,10 +1,12 @@
 """One learner rank in a process of its own: `zero_process.py RANK WORLD_SIZE BACKEND DTYPE FOLDER [HALF]`.
 
-BACKEND is `torch` or a ZeRO stage. It makes the same calls as every other rank and leaves what they came
-to in FOLDER; HALF is a state that another backend saved after half of the steps.
+BACKEND is `torch`, a ZeRO stage, or JSON with changes to the model's and the learner's settings. The process
+makes the same calls as every other rank and leaves what they came to in FOLDER; HALF is a state that
+another backend saved after half of the steps.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -53,7 +55,10 @@ def build(backend, rank, world_size, dtype, folder):
     if backend == "torch":
         learner = TorchLearner(model, settings(dtype), **common)
     else:
-        zero = LearnerConfig(backend="deepspeed", zero_stage=int(backend), bucket_mib=1)
+        options = json.loads(backend)
+        changes = options if isinstance(options, dict) else {"model": {}, "settings": {"zero_stage": options}}
+        model = model.model_copy(update=changes["model"])
+        zero = LearnerConfig(backend="deepspeed", bucket_mib=1, **changes["settings"])
         learner = DeepSpeedLearner(model, settings(dtype), zero, **common)
     # The driver starts every stage, and only then asks for a reference.
     learner.start_stage(settings(dtype), True)
@@ -121,6 +126,8 @@ def main(rank, world_size, backend, dtype, folder, half):
             learner.update(*own(0))
         except DeadlineError as error:
             (folder / "alone.txt").write_text(str(error))
+            # The group has lost a rank and cannot be left in order.
+            os._exit(0)
 
 
 if __name__ == "__main__":
