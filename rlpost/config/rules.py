@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rlpost.config import engine_rules, learner_rules, size_rules
+from rlpost.config import engine_rules, learner_rules, schedule_rules, size_rules
 from rlpost.config.plugins import load_parts
 from rlpost.config.problems import Problem
 from rlpost.config.schema import DataConfig, RewardConfig, RunConfig, StageConfig
@@ -212,6 +212,11 @@ def demonstrations_are_there(config: RunConfig) -> Iterator[Problem]:
             )
 
 
+def stale_samples_are_corrected(config: RunConfig) -> Iterator[Problem]:
+    """See `schedule_rules`; here because it reads the objectives."""
+    return schedule_rules.stale_samples_are_corrected(_valid_objectives(config))
+
+
 def more_processes_need_ray(config: RunConfig) -> Iterator[Problem]:
     """`inline` is one process: one rollout worker, one learner rank."""
     if config.cluster.mode == "ray":
@@ -252,6 +257,9 @@ RULES: tuple[Rule, ...] = (
     algorithms_fit_their_source,
     signals_are_there,
     demonstrations_are_there,
+    stale_samples_are_corrected,
+    schedule_rules.staleness_is_of_rollouts,
+    schedule_rules.shared_accelerators_take_turns,
     more_processes_need_ray,
     learner_rules.zero_options_are_read,
     learner_rules.what_is_offloaded_is_divided,

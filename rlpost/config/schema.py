@@ -179,6 +179,9 @@ class TrainConfig(Section):
     """Responses per prompt; 1 in a supervised stage."""
     updates_per_step: int = Field(default=1, ge=1)
     """Optimizer steps that one step's samples are divided into."""
+    max_staleness: int = Field(default=0, ge=0)
+    """Steps that the oldest token of a sample may lag behind the weights it trains. 0 samples and trains in
+    turns; with 1 and more, workers sample ahead while the learner updates, and take new weights in flight."""
     tokens_per_microbatch: int = Field(default=16384, ge=1)
     """Prompt plus response tokens of one forward pass; memory, never the result, depends on it."""
     layout: Literal["packed", "padded"] = "packed"
@@ -240,6 +243,15 @@ class ClusterConfig(Section):
     """An existing Ray cluster; null starts one on this machine, bound to loopback."""
     deadline_s: float = Field(default=1800.0, gt=0)
     """Longest wait for any one answer of an actor."""
+    hang_deadline_s: float = Field(default=60.0, gt=0)
+    """Longest silence of an actor's process, which answers even while it works. A silent one is lost."""
+    report_every_s: float = Field(default=120.0, gt=0)
+    """A wait this long is reported on the terminal: who waits for whom, since when, and what they do."""
+    max_restarts: int = Field(default=3, ge=0)
+    """Lost actors that are replaced within one step; one more ends the run with the cause."""
+    placement: Literal["split", "colocated"] = "split"
+    """`split` gives learner ranks and rollout workers accelerators of their own; `colocated` lets them share:
+    engines give up their memory while the learner works, so it needs `max_staleness: 0`."""
     threads: int | None = Field(default=None, ge=1)
     """Torch threads per process; null leaves torch's choice."""
 
@@ -267,6 +279,8 @@ class WeightsConfig(Section):
     """Transfers between two probes; the first transfer is always probed."""
     probe_tolerance: float = Field(default=1e-3, gt=0)
     """Largest allowed |log-prob difference| between engine and learner on the probe."""
+    deadline_s: float = Field(default=600.0, gt=0)
+    """Longest time for one transfer to all engines, proofs included."""
 
 
 class MonitorConfig(Section):

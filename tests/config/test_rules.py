@@ -185,3 +185,28 @@ def test_a_part_cannot_read_a_signal_that_no_run_computes(message):
     text = message("stages.rl.algorithm={base: grpo, advantage: gae}")
     assert "a part of the algorithm reads a token signal that no run computes" in text
     assert "found:  value\n" in text
+
+
+def test_stale_samples_need_a_correction_or_the_samplers_own_log_probs(message, tmp_path):
+    text = message("stages.rl.train.max_staleness=1")
+    assert "samples older than the weights need a correction" in text
+    assert "found:  max_staleness: 1 with `grpo`" in text
+    for way_out in ("correction: [{truncated: {}}]", "denominator: behaviour"):
+        algorithm = f"stages.rl.algorithm={{base: grpo, {way_out}}}"
+        load_config(tmp_path / "recipe.yaml", ["stages.rl.train.max_staleness=1", algorithm])
+
+
+def test_demonstrations_have_no_age(message):
+    assert "`max_staleness` is read only with `source: rollouts`" in message(
+        "stages.warmup.train.max_staleness=1"
+    )
+
+
+def test_colocated_workers_take_turns_with_the_learner_and_need_ray(message):
+    assert "needed: cluster.mode: ray" in message("cluster.placement=colocated")
+    text = message(
+        "cluster={mode: ray, placement: colocated}",
+        "stages.rl.train.max_staleness=1",
+        "stages.rl.algorithm={base: grpo, denominator: behaviour}",
+    )
+    assert "colocated workers cannot sample while the learner works" in text
