@@ -92,3 +92,39 @@ class RolloutError(RlpostError):
 
 class DeadlineError(RlpostError):
     """Something that others wait for did not answer in time."""
+
+
+class ActorLostError(RlpostError):
+    """An actor's process died, or has been silent for longer than `cluster.hang_deadline_s`.
+
+    Its text ends with the last lines of the actor's log.
+
+    Args:
+        role: what the actor is, such as `rollout worker`.
+        member: which one of its group.
+        log: the file that the lines are from, or why there are none.
+        tail: its last lines.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        role: str = "",
+        member: int = -1,
+        log: object = None,
+        tail: tuple[str, ...] = (),
+        **details: object,
+    ) -> None:
+        self.role, self.member, self.log, self.tail = role, member, log, tuple(tail)
+        super().__init__(what, **details)
+
+    def _text(self) -> str:
+        lines = [super()._text()]
+        if self.log is not None:
+            lines.append(f"  log:    {self.log}")
+        return "\n".join([*lines, *(f"    {line}" for line in self.tail)])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        own = {"role": self.role, "member": self.member, "log": self.log, "tail": self.tail}
+        return _rebuild, (type(self), self.what, self.details | own)

@@ -2,15 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 
-class ActorGroup(Protocol):
-    """Members numbered from 0. Every call returns when all its members have answered.
+@dataclass(eq=False)
+class Call:
+    """One call of one member that was started, and may be over.
 
-    Raises (all methods): what the member raised; DeadlineError when one does not answer in
-    time; RlpostError when one died. Each message names the member and the method.
+    Attributes:
+        since: when it was started, `time.monotonic()`.
+        outcome: what its group needs to know to answer for it.
+    """
+
+    role: str
+    member: int
+    method: str
+    since: float = field(default_factory=time.monotonic)
+    outcome: Any = None
+
+    @property
+    def name(self) -> str:
+        """Who was called for what."""
+        return f"{self.role} {self.member}, {self.method}"
+
+
+@dataclass(frozen=True)
+class ActorFacts:
+    """Where a member lives.
+
+    Attributes:
+        log: the file of its standard output and error, on its host; None inline.
+    """
+
+    role: str
+    member: int
+    host: str
+    pid: int
+    log: Path | None
+
+
+class ActorGroup(Protocol):
+    """Members numbered from 0; each runs its calls one after the other, in the order they were started.
+
+    Raises (all methods that answer): what the member raised, when that is an RlpostError or the group is
+    inline, otherwise an RlpostError made of it; ActorLostError when the member's process died or fell
+    silent; DeadlineError when an answer takes longer than `cluster.deadline_s`.
     """
 
     @property
@@ -30,29 +70,44 @@ class ActorGroup(Protocol):
         """Member i's answer to `arguments[i]`; all members work at the same time."""
         ...
 
+    def start(self, member: int, method: str, *args: object) -> Call:
+        """Begin a call and do not wait for it (inline: it runs at once).
+
+        Raises:
+            ActorLostError: the member is known to be lost, and was not restarted.
+        """
+        ...
+
+    def wait(self, calls: Sequence[Call], timeout_s: float) -> list[Call]:
+        """Those of `calls` that are over: answered, failed, lost, or past the deadline.
+
+        Returns as soon as there is one, and after `timeout_s` seconds with none.
+        """
+        ...
+
+    def result(self, call: Call) -> Any:
+        """What the call answered, waiting for it where it is not over; may be asked again."""
+        ...
+
+    def restart(self, member: int) -> None:
+        """End a member in whatever state it is, and start a fresh one from the same arguments."""
+        ...
+
+    def restart_all(self, arguments: Sequence[Mapping[str, object]] | None = None) -> None:
+        """End all members, then start fresh ones; from other constructor arguments where some are given."""
+        ...
+
+    def share(self, value: object) -> Any:
+        """`value` as an argument of many calls that travels once.
+
+        It stands for the value only as an argument itself, not inside of one.
+        """
+        ...
+
+    def processes(self) -> list[ActorFacts]:
+        """Where each member lives."""
+        ...
+
     def close(self) -> None:
         """End the members."""
         ...
-
-
-class InlineGroup:
-    """Members that are plain objects in the driver's process: breakpoints work."""
-
-    def __init__(self, make: Callable[..., Any], arguments: Sequence[Mapping[str, object]]) -> None:
-        self.members = [make(**kwargs) for kwargs in arguments]
-
-    @property
-    def size(self) -> int:
-        return len(self.members)
-
-    def call(self, member: int, method: str, *args: object) -> Any:
-        return getattr(self.members[member], method)(*args)
-
-    def call_all(self, method: str, *args: object) -> list[Any]:
-        return [getattr(member, method)(*args) for member in self.members]
-
-    def call_each(self, method: str, arguments: Sequence[tuple[object, ...]]) -> list[Any]:
-        return [getattr(member, method)(*args) for member, args in zip(self.members, arguments, strict=True)]
-
-    def close(self) -> None:
-        self.members = []

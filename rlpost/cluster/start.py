@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rlpost.cluster.group import ActorGroup, InlineGroup
+from rlpost.cluster.group import ActorGroup
+from rlpost.cluster.inline_group import InlineGroup
 from rlpost.config.schema import ClusterConfig
 
 
@@ -27,7 +28,7 @@ class Cluster:
         """One member of class `make` for each mapping of keyword arguments."""
         group: ActorGroup
         if self.config.mode == "inline":
-            group = InlineGroup(make, arguments)
+            group = InlineGroup(make, arguments, role)
         else:
             from rlpost.cluster.ray_group import RayGroup
 
