@@ -90,6 +90,10 @@ class RolloutError(RlpostError):
     """An engine or environment failed in a way that a retry would not mend."""
 
 
+class EngineLostError(RolloutError):
+    """An engine's process died or made no progress, through no fault of a request: a fresh one may do better."""
+
+
 class DeadlineError(RlpostError):
     """Something that others wait for did not answer in time."""
 
