@@ -68,6 +68,7 @@ ROWS = (
     ),
     _core("numpy", "2.4.6", ">=2.0", "data on its way to tensors", "compiled packages fail to import"),
     _core("safetensors", "0.8.0", ">=0.5", "weights and checkpoints", "weights cannot be read or written"),
+    _core("xxhash", "4.1.0", ">=3.4", "checksums of weights on their way", "weights cannot be proven"),
     _core("datasets", "5.2.0", ">=5.2", "prompt data sets", "columns and fingerprints are read differently"),
     _core("pydantic", "2.14.3", ">=2.12", "the schema of recipes", "recipes are checked differently"),
     _core("pyyaml", "6.0.3", ">=6.0", "recipes", "recipes cannot be read"),

@@ -26,7 +26,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
 from rlpost.rollout.vllm_buckets import BufferReader, Place
 from rlpost.rollout.vllm_names import BACKEND, OWNER_VARIABLE, VOCABULARY_KEY
-from rlpost.weights.bundle import checksum
+from rlpost.weights.checksums import checksum
 
 
 @dataclass
@@ -125,7 +125,7 @@ class WorkerExtension:
     weight_transfer_engine: SharedMemoryTransfer
 
     def received_checksums(self) -> dict[str, int]:
-        """CRC-32 by name of every tensor of the last weight update."""
+        """The checksum by name of every tensor of the last weight update."""
         return self.weight_transfer_engine.received
 
 

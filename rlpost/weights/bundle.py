@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from rlpost.errors import WeightTransferError
-
-
-def checksum(tensor: Tensor) -> int:
-    """CRC-32 of the tensor's bytes in memory order; dtype and shape are mixed in."""
-    data = tensor.detach().cpu().contiguous()
-    crc = zlib.crc32(f"{data.dtype}{tuple(data.shape)}".encode())
-    if data.numel() == 0:
-        return crc
-    return zlib.crc32(data.reshape(-1).view(torch.uint8).numpy(), crc)
+from rlpost.weights.checksums import checksum
+from rlpost.weights.shared_tensors import SharedTensors
 
 
 @dataclass(frozen=True)
@@ -28,13 +20,33 @@ class WeightBundle:
     Attributes:
         version: the policy version, counted from 0 (the initial weights).
         tensors: every parameter and persistent buffer of the policy by its Hugging Face name;
-            tied tensors appear once.
-        checksums: CRC-32 by name, computed where the tensors were made.
+            tied tensors appear once. `SharedTensors` are described where others are sent.
+        checksums: by name, computed where the tensors were made; see `checksum`.
+
+    Raises:
+        WeightTransferError: tensors and checksums have different names; looked at again by who
+            receives a bundle.
     """
 
     version: int
     tensors: Mapping[str, Tensor]
     checksums: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if differing := self.tensors.keys() ^ self.checksums.keys():
+            name = min(differing)
+            found = "no tensor" if name in self.checksums else "no checksum"
+            raise _altered(name, f"the bundle of version {self.version}", found, "both")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.version, self.tensors, self.checksums)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors together; shared memory is not looked at."""
+        if isinstance(self.tensors, SharedTensors):
+            return self.tensors.nbytes
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
     @classmethod
     def of(cls, version: int, tensors: Mapping[str, Tensor]) -> WeightBundle:
@@ -75,7 +87,7 @@ def verify_receipt(bundle: WeightBundle, receipt: TransferReceipt, where: str = 
     for name in names:
         sent, arrived = bundle.checksums[name], receipt.checksums[name]
         if sent != arrived:
-            raise _altered(name, where, f"checksum {arrived:08x}", f"checksum {sent:08x}")
+            raise _altered(name, where, f"checksum {arrived:016x}", f"checksum {sent:016x}")
 
 
 def _altered(name: str, where: str, found: str, needed: str) -> WeightTransferError:

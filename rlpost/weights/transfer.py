@@ -69,7 +69,7 @@ class WeightTransfer:
         return {
             "weights/version": float(bundle.version),
             "weights/tensors": float(len(bundle.tensors)),
-            "weights/bytes": float(sum(t.numel() * t.element_size() for t in bundle.tensors.values())),
+            "weights/bytes": float(bundle.nbytes),
         }
 
     def check_probe(self, engines: Sequence[Logprobs], learner: Logprobs) -> dict[str, float]:

@@ -4,19 +4,11 @@ import pytest
 import torch
 
 from rlpost.errors import WeightTransferError
-from rlpost.weights import TransferReceipt, WeightBundle, checksum, verify_receipt
+from rlpost.weights import TransferReceipt, WeightBundle, verify_receipt
 
 
 def bundle():
     return WeightBundle.of(2, {"a": torch.arange(4.0), "b": torch.zeros(2, 3), "empty": torch.zeros(0)})
-
-
-def test_a_checksum_sees_values_shape_and_dtype_but_not_strides():
-    x = torch.arange(6.0).reshape(2, 3)
-    others = [x + 1e-6, x.reshape(3, 2), x.double(), x.flip(0), x[:1]]
-    assert len({checksum(t) for t in (x, *others)}) == 6
-    assert checksum(x.t().contiguous().t()) == checksum(x)
-    assert checksum(x.to(torch.bfloat16)) != checksum(x)
 
 
 def test_a_faithful_receipt_verifies_even_after_pickling():
@@ -28,7 +20,7 @@ def test_a_faithful_receipt_verifies_even_after_pickling():
     ("version", "change", "words"),
     [
         (1, {}, ["version 1", "version 2"]),
-        (2, {"b": 7}, ["tensor 'b'", "checksum 00000007"]),
+        (2, {"b": 7}, ["tensor 'b'", "checksum 0000000000000007"]),
         (2, {"b": None}, ["tensor 'b'", "missing"]),
         (2, {"c": 1}, ["tensor 'c'", "no such tensor"]),
         (1, {"b": None}, ["tensor 'b'", "missing"]),
