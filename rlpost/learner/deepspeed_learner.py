@@ -138,18 +138,24 @@ class DeepSpeedLearner(RankLearner):
         return {name: self.engine.shape(p) for name, p in network.named_parameters()} | buffers
 
     def _weights(self, dtype: torch.dtype | None = None, *, copied: bool = False) -> dict[str, Tensor] | None:
-        found: dict[str, Tensor] = {}
+        # A piece is gone when the next is asked for, so it is always copied.
+        found = {
+            name: tensor.detach().to(
+                "cpu", dtype if dtype and tensor.is_floating_point() else tensor.dtype, copy=True
+            )
+            for piece in self._pieces()
+            for name, tensor in piece.items()
+        }
+        return None if self._ranks.rank else found
+
+    def _pieces(self) -> Iterator[dict[str, Tensor]]:
         keeps = self._ranks.rank == 0
         for bucket in self._buckets():
             with self._ranks.talking("gather weights"), self.engine.whole(list(bucket.values())):
                 if keeps:
-                    for name, parameter in bucket.items():
-                        # What was gathered is gone outside of this block, so it is always copied.
-                        found[name] = parameter.detach().to("cpu", dtype or parameter.dtype, copy=True)
-        for name, tensor in self._buffers().items():
-            kept = dtype if dtype and tensor.is_floating_point() else tensor.dtype
-            found[name] = tensor.detach().to("cpu", kept, copy=copied)
-        return found if keeps else None
+                    yield dict(bucket)
+        if keeps:
+            yield self._buffers()
 
     @torch.no_grad()
     def _set_weights(self, saved: Mapping[str, Tensor]) -> None:

@@ -43,10 +43,14 @@ class Learner(Protocol):
         """Fresh optimizer state and schedule; with `reference`, freeze a copy of the weights as they are."""
         ...
 
-    def export_weights(self, version: int) -> WeightBundle | None:
+    def export_weights(self, version: int, shared: bool = False) -> WeightBundle | None:
         """A snapshot of the policy's weights under the driver's version number, on rank 0.
 
         None on the other ranks, all of which must be called.
+
+        Args:
+            shared: leave the tensors in shared memory of rank 0's process and describe them in the
+                bundle, for engines on the same host; good until the second export after this one.
         """
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ from rlpost.learner.ranks import Ranks
 from rlpost.learner.replay_batch import ReplayBatch, save_batch
 from rlpost.models import load_model, load_tokenizer
 from rlpost.weights.bundle import WeightBundle
+from rlpost.weights.shared_weights import SharedWeights
 from rlpost.weights.transfer import policy_tensors
 
 SIGNALS = frozenset({"old_logprob", "ref_logprob", "entropy"})
@@ -61,6 +62,7 @@ class RankLearner(ABC):
         self.policy = self._load_policy()
         self.reference: Policy | None = None
         self.updates = 0
+        self._shared: SharedWeights | None = None
 
     def signals(self, inputs: ModelInputs, names: Sequence[str], temperature: float) -> dict[str, Tensor]:
         """Per-token signals [N] (float32, CPU) for this rank's rows, without gradient.
@@ -140,10 +142,18 @@ class RankLearner(ABC):
         trained = int(prepared.trained_N.sum())
         return LocalUpdate(loss, measures, trained, len(bins), oversized(lengths, limit))
 
-    def export_weights(self, version: int) -> WeightBundle | None:
+    def export_weights(self, version: int, shared: bool = False) -> WeightBundle | None:
         """A snapshot of the policy's weights, in `model.dtype`, under the driver's version number."""
-        weights = self._weights(getattr(torch, self._config.dtype), copied=True)
-        return None if weights is None else WeightBundle.of(version, weights)
+        dtype = getattr(torch, self._config.dtype)
+        if not shared:
+            weights = self._weights(dtype, copied=True)
+            return None if weights is None else WeightBundle.of(version, weights)
+        if self._ranks.rank:
+            for _ in self._pieces():
+                pass
+            return None
+        self._shared = self._shared or SharedWeights()
+        return self._shared.export(version, self._pieces(), dtype)
 
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
         """Log-probs (temperature 1) of tokens 1.. of each sequence, as in `Engine.probe`."""
@@ -257,6 +267,13 @@ class RankLearner(ABC):
         Args:
             dtype: of floating tensors; None leaves them as they are.
             copied: never the policy's own tensors.
+        """
+
+    @abstractmethod
+    def _pieces(self) -> Iterator[dict[str, Tensor]]:
+        """The whole weights, some at a time, in no more memory than a bucket; on other ranks nothing.
+
+        All ranks must go through all pieces. A piece is gone when the next is asked for.
         """
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -127,6 +127,10 @@ class TorchLearner(RankLearner):
             )
             for name, tensor in policy_tensors(self.policy.model).items()
         }
+
+    def _pieces(self) -> Iterator[dict[str, Tensor]]:
+        if self._ranks.rank == 0:
+            yield policy_tensors(self.policy.model)
 
     @torch.no_grad()
     def _set_weights(self, saved: Mapping[str, Tensor]) -> None:

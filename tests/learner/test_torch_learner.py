@@ -1,4 +1,6 @@
 import json
+import os
+import pickle
 
 import pytest
 import torch
@@ -143,6 +145,20 @@ def test_exported_weights_are_a_snapshot_with_tied_tensors_once():
     assert bundle.checksums == {name: checksum(tensor) for name, tensor in before.items()}
     assert "lm_head.weight" not in bundle.tensors
     assert not same_bits(dict(trained.export_weights(8).tensors), before)
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="shared memory is for Linux")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_exported_to_shared_memory_are_those_of_the_plain_bundle_for_two_versions(dtype):
+    trained = learner(MODEL.model_copy(update={"dtype": dtype}))
+    kept = []
+    for version in range(4):
+        plain, shared = trained.export_weights(version), trained.export_weights(version, shared=True)
+        assert (shared.version, shared.checksums) == (version, plain.checksums)
+        kept.append((plain, pickle.loads(pickle.dumps(shared))))
+        for before, described in kept[-2:]:
+            assert same_bits(dict(before.tensors), dict(described.tensors))
+        trained.update(*update_arguments())
 
 
 def test_a_step_too_small_for_bfloat16_weights_is_kept():

@@ -19,6 +19,7 @@ from rlpost.config.schema import LearnerConfig
 from rlpost.errors import DeadlineError, NonFiniteError
 from rlpost.learner import DeepSpeedLearner, TorchLearner
 from rlpost.learner.microbatch import shard
+from rlpost.weights import TransferReceipt, checksum, verify_receipt
 
 STEPS = 20
 HALF = 10
@@ -103,6 +104,11 @@ def main(rank, world_size, backend, dtype, folder, half):
     assert (bundle is None) == (rank > 0)
     if bundle is not None:
         save_file(dict(bundle.tensors), folder / "exported.safetensors")
+    shared = learner.export_weights(7, shared=True)
+    assert (shared is None) == (rank > 0)
+    if shared is not None:
+        assert shared.checksums == bundle.checksums
+        verify_receipt(bundle, TransferReceipt(7, {n: checksum(t) for n, t in shared.tensors.items()}))
 
     # All rows on the first rank: the others have none, and still must take part.
     inputs = model_inputs(seed=5)
