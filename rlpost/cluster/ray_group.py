@@ -1,49 +1,37 @@
-"""RayGroup: members as Ray actors. The only file that imports ray."""
+"""RayGroup: members as Ray actors."""
 
 from __future__ import annotations
 
-import os
+import re
+import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from rlpost.config.plugins import part_modules
-from rlpost.errors import ConfigError, DeadlineError, RlpostError
+from rlpost.cluster.group import ActorFacts, Call
+from rlpost.cluster.host import Failure
+from rlpost.cluster.ray_member import Pending, RayMember, Slot
+from rlpost.cluster.watchdog import Watchdog
+from rlpost.errors import ActorLostError, DeadlineError, RlpostError
 
 START_DEADLINE_S = 120.0
+"""For a member's process to be there and answer, before the member itself is made."""
+END_DEADLINE_S = 10.0
+ROOT_CAUSE_S = 0.5
+REMOTE_ROOT_CAUSE_S = 3.0
 
 
-def connect(address: str | None) -> None:
-    """Join the Ray cluster at `address`, or start one on this machine, bound to loopback."""
-    if address is None:
-        # Read when ray is first imported: without it, ray replaces 127.0.0.1 by the machine's public address.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError(
-            "cluster.mode: ray needs Ray, which is not installed",
-            where="cluster.mode",
-            remedy="pip install 'rlpost[ray]', or set cluster.mode=inline",
-        ) from error
-    for module in part_modules():
-        ray.cloudpickle.register_pickle_by_value(module)
-    if ray.is_initialized():
-        return
-    settings: dict[str, Any] = {"include_dashboard": False, "log_to_driver": True, "logging_level": "warning"}
-    if address is None:
-        settings |= {"_node_ip_address": "127.0.0.1", "num_cpus": os.cpu_count()}
-    ray.init(address=address, **settings)
-
-
-def disconnect() -> None:
-    """Leave the cluster; one that `connect` started ends."""
-    import ray
-
-    ray.shutdown()
+class RemoteTracebackError(Exception):
+    """An error's traceback in its actor's process, as text: the `__cause__` of the error that travelled."""
 
 
 class RayGroup:
-    """Members that are Ray actors; they die with the driver."""
+    """An `ActorGroup` of processes, which are watched whenever the driver waits, and die with it.
+
+    Args:
+        logs: the folder for a log of each member; None leaves their output to Ray.
+        slots: where each member is put; None leaves it to Ray.
+    """
 
     def __init__(
         self,
@@ -51,66 +39,210 @@ class RayGroup:
         make: Callable[..., Any],
         arguments: Sequence[Mapping[str, object]],
         deadline_s: float,
+        watchdog: Watchdog,
+        logs: Path | None = None,
+        slots: Sequence[Slot] | None = None,
     ) -> None:
-        import ray
-
-        self.role, self.deadline_s = role, deadline_s
-        # Ray's own CPU accounting would make actors wait for each other on small machines.
-        remote = ray.remote(num_cpus=0, max_restarts=0)(make)
-        self.members = [remote.remote(**kwargs) for kwargs in arguments]
-        self._get([m.__ray_ready__.remote() for m in self.members], "start", START_DEADLINE_S)
+        self.role, self.make, self.arguments = role, make, list(arguments)
+        self.deadline_s, self.watchdog, self.logs = deadline_s, watchdog, logs
+        self.slots = list(slots) if slots is not None else [Slot()] * len(self.arguments)
+        self.members: list[RayMember] = []
+        try:
+            self.members = [self._spawn(number) for number in range(len(self.arguments))]
+            self._build(self.members)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def size(self) -> int:
         return len(self.members)
 
     def call(self, member: int, method: str, *args: object) -> Any:
-        reference = getattr(self.members[member], method).remote(*args)
-        return self._get([reference], method, self.deadline_s, first=member)[0]
+        return self.result(self.start(member, method, *args))
 
     def call_all(self, method: str, *args: object) -> list[Any]:
-        import ray
-
-        shared = [ray.put(argument) for argument in args]
-        references = [getattr(member, method).remote(*shared) for member in self.members]
-        return self._get(references, method, self.deadline_s)
+        shared = [self.share(argument) for argument in args]
+        return self._together([self.start(i, method, *shared) for i in range(self.size)])
 
     def call_each(self, method: str, arguments: Sequence[tuple[object, ...]]) -> list[Any]:
-        references = [
-            getattr(member, method).remote(*args)
-            for member, args in zip(self.members, arguments, strict=True)
+        if len(arguments) != self.size:
+            raise ValueError(f"{len(arguments)} tuples of arguments for {self.size} members")
+        return self._together([self.start(i, method, *args) for i, args in enumerate(arguments)])
+
+    def start(self, member: int, method: str, *args: object) -> Call:
+        return self.members[member].start(method, args, self.deadline_s)
+
+    def wait(self, calls: Sequence[Call], timeout_s: float) -> list[Call]:
+        return self.watchdog.wait(calls, timeout_s, idle=False)
+
+    def result(self, call: Call) -> Any:
+        self._finish(call)
+        return self._answer(call)
+
+    def restart(self, member: int) -> None:
+        self._end([self.members[member]])
+        self.members[member] = self._spawn(member)
+        self._build([self.members[member]])
+
+    def restart_all(self, arguments: Sequence[Mapping[str, object]] | None = None) -> None:
+        if arguments is not None:
+            self.arguments = list(arguments)
+        self._end(self.members)
+        self.members = [self._spawn(number) for number in range(len(self.arguments))]
+        self._build(self.members)
+
+    def share(self, value: object) -> Any:
+        import ray
+
+        return value if isinstance(value, ray.ObjectRef) else ray.put(value)
+
+    def processes(self) -> list[ActorFacts]:
+        return [
+            ActorFacts(self.role, m.number, m.facts.host, m.facts.pid, m.facts.log)
+            for m in self.members
+            if m.facts is not None
         ]
-        return self._get(references, method, self.deadline_s)
+
+    def stacks(self, member: int, timeout_s: float = 10.0) -> str:
+        """Every Python thread's stack of one member, also while a call runs.
+
+        Raises:
+            DeadlineError: no answer in time.
+        """
+        import ray
+
+        reference = self.members[member].control("stacks")
+        try:
+            return str(ray.get(reference, timeout=timeout_s))
+        except ray.exceptions.GetTimeoutError as error:
+            raise DeadlineError(
+                f"{self.role} {member} does not show its stacks", found=f"no answer after {timeout_s:g} s"
+            ) from error
 
     def close(self) -> None:
-        import ray
-
-        for member in self.members:
-            ray.kill(member)
+        self._end(self.members)
         self.members = []
 
-    def _get(self, references: list[Any], method: str, deadline_s: float, first: int = 0) -> list[Any]:
-        """All answers, or the first failure with the member's name on it."""
+    def _spawn(self, number: int) -> RayMember:
+        log = None
+        if self.logs is not None:
+            log = self.logs / f"{re.sub(r'[^A-Za-z0-9]+', '-', self.role)}-{number}.log"
+        member = RayMember(self.role, number, log, self.slots[number])
+        self.watchdog.watch(member)
+        return member
+
+    def _build(self, members: Sequence[RayMember]) -> None:
+        """Wait for the processes, then for what they are to hold."""
+        for member in members:
+            self._await_process(member)
+        calls = [m.build(self.make, self.arguments[m.number], self.deadline_s) for m in members]
+        self._together(calls)
+
+    def _await_process(self, member: RayMember) -> None:
         import ray
 
-        _, waiting = ray.wait(references, num_returns=len(references), timeout=deadline_s, fetch_local=True)
-        answers = []
-        for number, reference in enumerate(references, start=first):
-            name = f"{self.role} {number}, {method}"
-            if reference in waiting and not ray.wait([reference], timeout=0)[0]:
-                raise DeadlineError(
-                    f"{self.role} {number} did not answer in time",
-                    where=name,
-                    found=f"no answer after {deadline_s:g} s",
-                    remedy="raise cluster.deadline_s if the work is really that long",
-                )
+        reference, deadline = member.facts_reference, member.started + START_DEADLINE_S
+        there = self.watchdog.wait_until(
+            lambda: bool(ray.wait([reference], timeout=0)[0]), deadline - time.monotonic()
+        )
+        if not there:
+            raise DeadlineError(
+                f"{member.name} has no process",
+                found=f"Ray has not started one within {START_DEADLINE_S:g} s",
+                remedy="see whether the machine is out of memory, and Ray's own logs in its session folder",
+            )
+        try:
+            member.arrived(ray.get(reference))
+        except ray.exceptions.RayError as error:
+            raise member.lose_dead(str(error)) from error
+
+    def _together(self, calls: list[Call]) -> list[Any]:
+        """All answers. At the first failure, the members are searched for one that caused it by its death."""
+        answers: dict[Call, Any] = {}
+        while waiting := [call for call in calls if call not in answers]:
+            for call in self.watchdog.wait(waiting, self.deadline_s, idle=True):
+                try:
+                    answers[call] = self._answer(call)
+                except ActorLostError:
+                    raise
+                except RlpostError as error:
+                    if not isinstance(error, DeadlineError) and (lost := self._find_lost(call.member)):
+                        raise lost from error
+                    raise
+        return [answers[call] for call in calls]
+
+    def _finish(self, call: Call) -> None:
+        while not self.watchdog.wait([call], self.deadline_s, idle=True):
+            pass
+
+    def _answer(self, call: Call) -> Any:
+        """The answer of a call that is over, or its failure."""
+        import ray
+
+        pending: Pending = call.outcome
+        if not ray.wait([pending.reference], timeout=0)[0]:
+            raise pending.member.lost or self._too_late(call)
+        try:
+            value = ray.get(pending.reference, timeout=self.deadline_s)
+        except (
+            ray.exceptions.RayActorError,
+            ray.exceptions.OutOfMemoryError,
+            ray.exceptions.WorkerCrashedError,
+        ) as error:
+            raise pending.member.lose_dead(str(error)) from error
+        except ray.exceptions.RayError as error:
+            last = str(error).strip().splitlines()[-1]
+            raise RlpostError(
+                f"{call.role} {call.member} could not answer", where=call.name, found=last
+            ) from error
+        finally:
+            pending.member.answered(call)
+        if isinstance(value, Failure):
+            raise value.error from RemoteTracebackError(f"\n{value.traceback}")
+        return value
+
+    def _too_late(self, call: Call) -> DeadlineError:
+        return DeadlineError(
+            f"{call.role} {call.member} did not answer in time",
+            where=call.name,
+            found=f"no answer after {call.outcome.deadline_s:g} s; {self.watchdog.table()}",
+            remedy="raise cluster.deadline_s if the work is really that long",
+        )
+
+    def _find_lost(self, failed: int) -> ActorLostError | None:
+        """A member that died, whose death may be why member `failed` reports an error."""
+        others = [member for member in self.members if member.number != failed]
+        pings = {member.control("ping"): member for member in others if not member.local}
+        end = time.monotonic() + (REMOTE_ROOT_CAUSE_S if pings else ROOT_CAUSE_S)
+        while others:
+            self._collect_deaths(pings)
+            for member in others:
+                if member.lost is None and member.has_ended():
+                    member.lose_dead("")
+                if member.lost is not None:
+                    return member.lost
+            if time.monotonic() >= end:
+                break
+            time.sleep(0.02)
+        return None
+
+    def _collect_deaths(self, pings: dict[Any, RayMember]) -> None:
+        import ray
+
+        for reference in ray.wait(list(pings), num_returns=len(pings), timeout=0)[0] if pings else []:
             try:
-                answers.append(ray.get(reference, timeout=deadline_s))
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, RlpostError):
-                    raise error.cause from error
-                raise
-            except ray.exceptions.RayActorError as error:
-                reason = str(error).strip().splitlines()
-                raise RlpostError(f"{self.role} {number} died", where=name, found=reason[0]) from error
-        return answers
+                ray.get(reference)
+            except ray.exceptions.RayError as error:
+                pings[reference].lose_dead(str(error))
+            del pings[reference]
+
+    def _end(self, members: Sequence[RayMember]) -> None:
+        """End processes, and wait until nothing of them is left on this machine."""
+        for member in members:
+            self.watchdog.forget(member)
+            member.lose_ended()
+            member.kill()
+        if not self.watchdog.wait_until(lambda: all(m.gone() for m in members), END_DEADLINE_S):
+            left = ", ".join(member.name for member in members if not member.gone())
+            self.watchdog.report(f"after {END_DEADLINE_S:g} s there are still processes of {left}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,16 +12,50 @@ from typing import Any
 
 from rlpost.cluster.group import ActorGroup
 from rlpost.cluster.inline_group import InlineGroup
+from rlpost.cluster.watchdog import Watchdog
 from rlpost.config.schema import ClusterConfig
 
 
-class Cluster:
-    """Starts groups and ends them all on exit; a context manager."""
+def print_report(text: str) -> None:
+    """To standard error."""
+    print(text, file=sys.stderr, flush=True)
 
-    def __init__(self, config: ClusterConfig) -> None:
-        self.config = config
+
+class Cluster:
+    """Starts groups and ends them all on exit; a context manager.
+
+    Args:
+        logs: the folder for one log per Ray actor; None leaves their output to Ray.
+        report: takes the text that says who waits for whom, when a wait is long.
+    """
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        logs: Path | None = None,
+        report: Callable[[str], None] = print_report,
+    ) -> None:
+        self.config, self.logs = config, None if logs is None else logs.absolute()
         self.groups: list[ActorGroup] = []
         self.folders: list[Path] = []
+        self.watchdog = Watchdog(config.hang_deadline_s, config.report_every_s, report)
+
+    @property
+    def phase(self) -> str:
+        """What the driver is doing, for reports on long waits."""
+        return self.watchdog.phase
+
+    @phase.setter
+    def phase(self, text: str) -> None:
+        self.watchdog.phase = text
+
+    def on_idle(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` about every 50 ms while the driver waits for an answer of Ray actors.
+
+        It may use groups itself, and is not called within itself; what it raises ends the wait. `wait`
+        of a group does not call it. Inline it is never called.
+        """
+        self.watchdog.idle = callback
 
     def start_group(
         self, role: str, make: Callable[..., Any], arguments: Sequence[Mapping[str, object]]
@@ -32,7 +67,7 @@ class Cluster:
         else:
             from rlpost.cluster.ray_group import RayGroup
 
-            group = RayGroup(role, make, arguments, self.config.deadline_s)
+            group = RayGroup(role, make, arguments, self.config.deadline_s, self.watchdog, self.logs)
         self.groups.append(group)
         return group
 
@@ -47,9 +82,9 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         if self.config.mode == "ray":
-            from rlpost.cluster.ray_group import connect
+            from rlpost.cluster.ray_start import connect
 
-            connect(self.config.address)
+            connect(self.config.address, quiet=self.logs is not None)
         return self
 
     def __exit__(
@@ -58,17 +93,20 @@ class Cluster:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.on_idle(None)
         for group in reversed(self.groups):
             group.close()
         self.groups = []
         for folder in self.folders:
             shutil.rmtree(folder, ignore_errors=True)
         if self.config.mode == "ray":
-            from rlpost.cluster.ray_group import disconnect
+            from rlpost.cluster.ray_start import disconnect
 
             disconnect()
 
 
-def start_cluster(config: ClusterConfig) -> Cluster:
-    """The cluster that the configuration asks for, not yet entered."""
-    return Cluster(config)
+def start_cluster(
+    config: ClusterConfig, logs: Path | None = None, report: Callable[[str], None] = print_report
+) -> Cluster:
+    """The cluster that the configuration asks for, not yet entered; arguments as of `Cluster`."""
+    return Cluster(config, logs, report)

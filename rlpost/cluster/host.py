@@ -1,0 +1,189 @@
+"""What runs in an actor's process around a member: its calls, its pulse, its log, its guardian."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rlpost.cluster import guardian
+from rlpost.cluster.process import machine
+from rlpost.errors import RlpostError
+
+PACKAGE = Path(__file__).parents[1]
+FRAMES = 4
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """What a host must know before anything else.
+
+    Attributes:
+        log: the file for standard output and error; None leaves them as they are.
+        driver: the driver's `machine()` and process id.
+        accelerators: ids of those that the member may see; None leaves it to Ray.
+    """
+
+    role: str
+    member: int
+    log: Path | None
+    driver: tuple[str, int]
+    accelerators: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """Where a host lives; `mark` is in the environment of all that it starts."""
+
+    host: str
+    machine: str
+    pid: int
+    mark: str
+    log: Path | None
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """What a member does at the moment: the method, its seconds so far, the innermost frames."""
+
+    method: str | None
+    busy_s: float
+    frames: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Sent in the place of an answer: the error, and the traceback, which does not travel with it."""
+
+    error: RlpostError
+    traceback: str
+
+
+class MemberHost:
+    """Owns one member. `build` and `run` come one at a time, on one thread; the others come at any time."""
+
+    def __init__(self, settings: HostSettings) -> None:
+        self.settings = settings
+        self.mark = uuid.uuid4().hex
+        self.member: Any = None
+        self._busy: tuple[str, float, int] | None = None
+        log = _redirect(settings) if settings.log else _log_of_stderr()
+        faulthandler.enable(file=sys.__stderr__ or 2, all_threads=True)
+        # Children are found by their session, or by this variable where they leave it.
+        with suppress(PermissionError):
+            os.setsid()
+        os.environ[guardian.MARK] = self.mark
+        if settings.accelerators is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(settings.accelerators)
+        self._facts = HostFacts(socket.gethostname(), machine(), os.getpid(), self.mark, log)
+        self._start_guardian()
+
+    def build(self, make: Callable[..., Any], arguments: Mapping[str, object]) -> Failure | None:
+        """Make the member."""
+
+        def construct() -> None:
+            self.member = make(**arguments)
+
+        return self._call("start", construct)
+
+    def run(self, method: str, *args: object) -> Any:
+        """The member's answer, or a `Failure`."""
+        return self._call(method, lambda: getattr(self.member, method)(*args))
+
+    def facts(self) -> HostFacts:
+        """Where this is."""
+        return self._facts
+
+    def ping(self) -> Pulse:
+        """Answered also while a call runs."""
+        busy = self._busy
+        if busy is None:
+            return Pulse(None, 0.0, ())
+        method, since, thread = busy
+        frame = sys._current_frames().get(thread)
+        return Pulse(method, time.monotonic() - since, innermost(frame) if frame else ())
+
+    def stacks(self) -> str:
+        """Every Python thread's stack, as text."""
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        parts = []
+        for ident, frame in sys._current_frames().items():
+            parts.append(f"thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}")
+        return "\n".join(parts)
+
+    def _call(self, method: str, work: Callable[[], Any]) -> Any:
+        self._busy = (method, time.monotonic(), threading.get_ident())
+        try:
+            return work()
+        # An exit would end the process without a word to the driver.
+        except (Exception, SystemExit) as error:
+            return Failure(self._as_ours(error, method), traceback.format_exc())
+        finally:
+            self._busy = None
+
+    def _as_ours(self, error: BaseException, method: str) -> RlpostError:
+        if isinstance(error, RlpostError):
+            return error
+        return RlpostError(
+            f"{self.settings.role} {self.settings.member} failed",
+            where=f"{method}, on {self._facts.host}, process {self._facts.pid}",
+            found="".join(traceback.format_exception_only(error)).strip().splitlines()[-1],
+        )
+
+    def _start_guardian(self) -> None:
+        driver_machine, driver = self.settings.driver
+        if driver_machine != self._facts.machine:
+            driver = 0
+        command = [sys.executable, "-I", "-S", guardian.__file__, str(os.getpid()), str(driver), self.mark]
+        environment = {k: v for k, v in os.environ.items() if k != guardian.MARK}
+        self._guardian = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+        )
+
+
+def innermost(frame: FrameType, count: int = FRAMES) -> tuple[str, ...]:
+    """The innermost frames of this package, innermost last; of any code where there is none of ours."""
+    summaries = traceback.extract_stack(frame)
+    ours = [s for s in summaries if Path(s.filename).is_relative_to(PACKAGE) and s.filename != __file__]
+    return tuple(f"{_short(s.filename)}:{s.lineno} {s.name}" for s in (ours or summaries)[-count:])
+
+
+def _short(filename: str) -> str:
+    path = Path(filename)
+    return str(path.relative_to(PACKAGE.parent)) if path.is_relative_to(PACKAGE) else filename
+
+
+def _redirect(settings: HostSettings) -> Path:
+    """Send this process's output, and that of its children, to the log."""
+    path = Path(settings.log)  # type: ignore[arg-type]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    name = f"{settings.role} {settings.member}"
+    os.write(1, f"--- {now} {name} on {socket.gethostname()}, process {os.getpid()}\n".encode())
+    return path
+
+
+def _log_of_stderr() -> Path | None:
+    try:
+        path = Path("/proc/self/fd/2").readlink()
+    except OSError:
+        return None
+    return path if path.is_file() else None
