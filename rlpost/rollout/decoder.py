@@ -1,7 +1,8 @@
-"""Continuous batching: the loop that keeps a fixed number of slots busy until every request is done."""
+"""Continuous batching: a fixed number of slots, kept busy while requests come and go."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,17 +16,17 @@ from rlpost.rollout.engine import Sample, SampleRequest
 from rlpost.rollout.kv_cache import SlotCache
 from rlpost.rollout.sampling import SamplingPlan, draw, uniform
 from rlpost.rollout.stop import StopWatch, TextView
-from rlpost.rollout.waiting import Admission, WaitingLine
+from rlpost.rollout.waiting import WaitingLine, prefill_batches
 
 if TYPE_CHECKING:
     from transformers.cache_utils import Cache, DynamicCache
 
 FIRST_COLUMNS = 64
-"""Response columns allocated at first; storage doubles when a row outgrows it."""
+"""Columns allocated at first; storage doubles when a row outgrows it."""
 
 _ROW = np.dtype(
     [
-        ("request", np.int64),  # which request the slot serves
+        ("request", np.int64),  # the number of the request that the slot serves
         ("seed", np.uint64),
         ("token", np.int64),  # the token to be read next
         ("position", np.int64),  # its position in the sequence, and its column in the cache
@@ -52,68 +53,106 @@ class CausalModel(Protocol):
 
 
 class Decoder:
-    """One call's worth of decoding.
+    """The responses that run, those that wait for a slot, and their keys and values.
 
     The last prompt token of a row is read by the first decoding step, not by the prefill: so
     every response token comes from the same code, and a prompt's prefill can be shared.
+
+    Args:
+        slots: responses decoded at the same time.
+        eos_ids: every id that ends a response.
+        version: of the model's weights; each token is marked with it.
+
+    Attributes:
+        ids: of the requests added and not yet returned.
+        sampled: tokens so far.
     """
 
     def __init__(
-        self,
-        model: CausalModel,
-        requests: Sequence[SampleRequest],
-        *,
-        slots: int,
-        eos_ids: frozenset[int],
-        view: TextView,
-        version: int,
+        self, model: CausalModel, *, slots: int, eos_ids: frozenset[int], view: TextView, version: int
     ) -> None:
-        self._model, self._requests, self._view, self._version = model, requests, view, version
-        slots = min(slots, len(requests))
-        longest_prompt = max(len(r.prompt_token_ids) for r in requests)
-        longest_response = max(r.settings.max_tokens for r in requests)
+        self._model, self._view, self._version = model, view, version
+        self.ids: set[str] = set()
+        self.sampled = 0
         self._rows: NDArray[np.void] = np.zeros(slots, dtype=_ROW)
         self._active = 0
-        self._tokens = np.zeros((slots, longest_response), dtype=np.int64)
-        self._logprobs = np.zeros((slots, longest_response), dtype=np.float64)
-        self._cache = SlotCache(slots, longest_prompt + min(longest_response, FIRST_COLUMNS))
+        self._tokens = np.zeros((slots, 0), dtype=np.int64)
+        self._versions = np.zeros((slots, 0), dtype=np.int64)
+        self._logprobs = np.zeros((slots, 0), dtype=np.float64)
+        self._cache = SlotCache(FIRST_COLUMNS)
         self._is_eos_V = np.isin(np.arange(model.vocabulary), list(eos_ids))
+        self._numbers = itertools.count()
+        self._running: dict[int, SampleRequest] = {}
         self._watches: dict[int, StopWatch] = {}
-        self._samples: list[Sample | None] = [None] * len(requests)
-        self._waiting = WaitingLine(requests, self._prefill)
+        self._waiting = WaitingLine(self._prefill)
+        self._plan: SamplingPlan | None = None
 
-    def run(self) -> list[Sample]:
-        """Sample every request; the result is in their order."""
-        while self._waiting or self._active:
-            self._admit()
-            plan = self._plan()
-            done_B = self._step(plan)
-            while not done_B.any():
-                done_B = self._step(plan)
-            self._retire(done_B)
-        return [sample for sample in self._samples if sample is not None]
+    def add(self, requests: Sequence[SampleRequest]) -> None:
+        """Let the requests wait for a slot."""
+        self._waiting.add(requests)
+        self.ids.update(request.id for request in requests)
+
+    def step(self) -> list[Sample]:
+        """One token for every response that runs; the responses that are then over."""
+        self._admit()
+        if not self._active:
+            return []
+        if self._plan is None:
+            settings = [self._running[i].settings for i in self._rows["request"][: self._active]]
+            self._plan = SamplingPlan.of(settings, self._model.vocabulary, self._model.device)
+        done_B = self._decode(self._plan)
+        return self._retire(done_B) if done_B.any() else []
+
+    def refresh(self, version: int) -> None:
+        """Go on with the model's new weights: everything that the old ones computed is computed anew."""
+        self._version = version
+        self._waiting.forget_prefixes()
+        rows = self._rows[: self._active]
+        order = np.argsort(-rows["position"], kind="stable")
+        for batch in prefill_batches((rows["position"][order] + 1).tolist()):
+            slots = order[batch.start : batch.stop]
+            if rows["position"][slots[0]] > 0:
+                prefix = self._prefill([self._sequence(int(slot)) for slot in slots])
+                device = self._model.device
+                self._cache.store(
+                    torch.from_numpy(slots).to(device), prefix, torch.arange(len(slots), device=device)
+                )
+
+    def _sequence(self, slot: int) -> tuple[int, ...]:
+        row = self._rows[slot]
+        response = self._tokens[slot, : row["sampled"]].tolist()
+        return (*self._running[int(row["request"])].prompt_token_ids, *response)
 
     def _admit(self) -> None:
-        for admission in self._waiting.admit(len(self._rows) - self._active):
+        room = len(self._rows) - self._active
+        if not room or not self._waiting:
+            return
+        self._plan = None
+        # At once for all that come, so that storage is not copied for each admission.
+        self._cache.reserve(self._active + min(room, len(self._waiting)), 0)
+        for admission in self._waiting.admit(room):
             start, self._active = self._active, self._active + len(admission.requests)
-            for slot, i in enumerate(admission.requests, start):
-                self._seat(slot, i)
-            self._copy_prompts(admission, start)
+            self._widen(max(r.settings.max_tokens for r in admission.requests))
+            for slot, request in enumerate(admission.requests, start):
+                self._seat(slot, request)
+            if admission.prefix is not None:
+                slots = torch.arange(start, self._active, device=self._model.device)
+                self._cache.store(slots, admission.prefix, admission.rows.to(self._model.device))
 
-    def _seat(self, slot: int, i: int) -> None:
-        request = self._requests[i]
-        prompt, settings = request.prompt_token_ids, request.settings
+    def _widen(self, columns: int) -> None:
+        if (more := columns - self._tokens.shape[1]) > 0:
+            self._tokens, self._versions, self._logprobs = (
+                np.pad(array, ((0, 0), (0, more))) for array in (self._tokens, self._versions, self._logprobs)
+            )
+
+    def _seat(self, slot: int, request: SampleRequest) -> None:
+        i, prompt, settings = next(self._numbers), request.prompt_token_ids, request.settings
         seed = request.seed & 0xFFFF_FFFF_FFFF_FFFF
         watched = bool(settings.stop)
+        self._running[i] = request
         self._rows[slot] = (i, seed, prompt[-1], len(prompt) - 1, 0, settings.max_tokens, watched)
         if watched:
             self._watches[i] = StopWatch(settings.stop, self._view)
-
-    def _copy_prompts(self, admission: Admission, start: int) -> None:
-        if admission.prefix is not None:
-            device = self._model.device
-            slots = torch.arange(start, start + len(admission.requests), device=device)
-            self._cache.admit(slots, admission.prefix, admission.rows.to(device))
 
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> DynamicCache:
         from transformers.cache_utils import DynamicCache
@@ -126,11 +165,7 @@ class Decoder:
         self._model.next_logits(token_BT.to(device), position_BT.to(device), cache)
         return cache
 
-    def _plan(self) -> SamplingPlan:
-        settings = [self._requests[i].settings for i in self._rows["request"][: self._active]]
-        return SamplingPlan.of(settings, self._model.vocabulary, self._model.device)
-
-    def _step(self, plan: SamplingPlan) -> NDArray[np.bool_]:
+    def _decode(self, plan: SamplingPlan) -> NDArray[np.bool_]:
         """One token for every active row; True where a row's response is over."""
         rows, n, device = self._rows[: self._active], self._active, self._model.device
         position_B = torch.tensor(rows["position"], device=device)
@@ -146,6 +181,8 @@ class Decoder:
         token_B = drawn_B.cpu().numpy()
         self._tokens[np.arange(n), rows["sampled"]] = token_B
         self._logprobs[np.arange(n), rows["sampled"]] = logprob_B.cpu().numpy()
+        self._versions[np.arange(n), rows["sampled"]] = self._version
+        self.sampled += n
         rows["token"] = token_B
         rows["position"] += 1
         rows["sampled"] += 1
@@ -155,23 +192,25 @@ class Decoder:
                 done_B[slot] |= self._watches[rows["request"][slot]].push(int(token_B[slot]))
         return done_B
 
-    def _retire(self, done_B: NDArray[np.bool_]) -> None:
-        """Hand in finished rows and close the gaps with the last rows that go on."""
-        for slot in np.flatnonzero(done_B):
-            self._hand_in(int(slot))
+    def _retire(self, done_B: NDArray[np.bool_]) -> list[Sample]:
+        """The samples of finished rows, whose gaps the last rows that go on close."""
+        samples = [self._sample(int(slot)) for slot in np.flatnonzero(done_B)]
         left = int((~done_B).sum())
         gaps = np.flatnonzero(done_B[:left])
         if len(gaps):
             movers = left + np.flatnonzero(~done_B[left:])
-            for array in (self._rows, self._tokens, self._logprobs):
+            for array in (self._rows, self._tokens, self._versions, self._logprobs):
                 array[gaps] = array[movers]
             device = self._model.device
             self._cache.move(torch.from_numpy(movers).to(device), torch.from_numpy(gaps).to(device))
-        self._active = left
+        self._active, self._plan = left, None
+        return samples
 
-    def _hand_in(self, slot: int) -> None:
+    def _sample(self, slot: int) -> Sample:
         row = self._rows[slot]
         i, n = int(row["request"]), int(row["sampled"])
+        request = self._running.pop(i)
+        self.ids.remove(request.id)
         token_ids = self._tokens[slot, :n].tolist()
         stopped = self._watches.pop(i).finish() if row["watched"] else None
         if stopped is not None:
@@ -183,11 +222,11 @@ class Decoder:
             reason = "stop"
         elif self._is_eos_V[token_ids[-1]]:
             reason = "eos"
-        self._samples[i] = Sample(
-            id=self._requests[i].id,
+        return Sample(
+            id=request.id,
             token_ids=tuple(token_ids[:n]),
             logprobs=tuple(self._logprobs[slot, :n].tolist()),
-            versions=(self._version,) * n,
+            versions=tuple(self._versions[slot, :n].tolist()),
             finish_reason=reason,
             text=text,
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rlpost.data.trajectory import FinishReason
+from rlpost.errors import RolloutError
 from rlpost.weights.bundle import TransferReceipt, WeightBundle
 
 
@@ -35,7 +36,12 @@ class SamplingSettings:
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One response wanted. Its tokens depend on the weights, this record and nothing else."""
+    """One response wanted. Its tokens depend on the weights, this record and nothing else.
+
+    Attributes:
+        id: no two requests of an engine may have the same one at the same time.
+        seed: decides the stream of random numbers; that stream goes on when the weights change.
+    """
 
     id: str
     prompt_token_ids: tuple[int, ...]
@@ -52,7 +58,8 @@ class Sample:
         token_ids: every sampled token, the EOS or the stop string's tokens included.
         logprobs: per token, in nats, of the *processed* distribution (after temperature,
             top-k and top-p). At temperature 0, of the unscaled distribution.
-        versions: the policy version that sampled each token.
+        versions: the policy version that sampled each token; never decreasing, and more than one
+            when weights came while the response was running.
         finish_reason: "eos", "stop" or "length".
         text: decoded without special tokens and without the stop string.
     """
@@ -66,21 +73,131 @@ class Sample:
 
 
 class Engine(Protocol):
-    """A sampler with weights that can be replaced between calls."""
+    """A sampler that its owner steps: between two steps requests may come, and weights may change.
+
+    `add` and `step` are for owners that do something else meanwhile; `generate` does both. An engine
+    is used by one thread at a time. It is awake when made; while it sleeps, all methods but `wake`,
+    `abort` and `check` raise RolloutError.
+    """
 
     @property
     def version(self) -> int:
-        """The policy version of the weights now in use; -1 before the first transfer."""
+        """The policy version of the weights now in use; -1 before the first transfer and after `wake`."""
+        ...
+
+    @property
+    def unfinished(self) -> int:
+        """The requests added whose responses `step` has not returned and `abort` not forgotten."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Tokens sampled since the engine was made, those of running and aborted responses included."""
+        ...
+
+    def add(self, requests: Sequence[SampleRequest]) -> None:
+        """Take requests into the queue; nothing is sampled yet, and nothing that runs is disturbed.
+
+        Raises:
+            ConfigError: prompt and response do not fit into the model's positions, or a setting is
+                out of range. None of the requests was taken, as after all these errors.
+            RolloutError: a prompt is empty or holds ids the model does not know; an id is in use;
+                or there are no weights to sample from.
+        """
+        ...
+
+    def step(self) -> list[Sample]:
+        """Decode one round of all that runs, which is usually a token each.
+
+        Returns:
+            The responses that have finished since the last step, in no particular order; none at once
+            when nothing is unfinished.
+
+        Raises:
+            RolloutError: the logits are not finite, or the engine died; all requests stay unfinished.
+            DeadlineError: the engine made no progress.
+            WeightTransferError: a token was sampled with weights that the engine was not given.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Forget all unfinished requests; also after an error, and when the engine has died."""
         ...
 
     def generate(self, requests: Sequence[SampleRequest]) -> list[Sample]:
-        """Sample one response per request, in the order of the requests."""
+        """Sample one response per request, in the order of the requests.
+
+        Raises:
+            RolloutError: requests are unfinished already.
+            RlpostError: as `add` and `step`. Nothing is left unfinished then.
+        """
         ...
 
     def load_weights(self, bundle: WeightBundle) -> TransferReceipt:
-        """Take the weights, drop every cache that older weights filled, report what arrived."""
+        """Take the weights, drop every cache that older weights filled, report what arrived.
+
+        Requests go on, if any are running: the keys and values of their prompts and of the tokens
+        sampled so far are computed anew before the next token, which the new version samples. Each
+        token keeps the version and the log-prob that it was sampled with.
+
+        When names are missing or unexpected nothing is changed, and the receipt shows the names
+        the engine has.
+
+        Raises:
+            WeightTransferError: a tensor does not fit (nothing was changed), or the transfer broke
+                off: then the version is -1.
+        """
         ...
 
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
-        """Log-probs (temperature 1, unprocessed) of tokens 1.. of each given sequence."""
+        """Log-probs (temperature 1, unprocessed) of tokens 1.. of each given sequence.
+
+        Requests may be running; their tokens are those that they would have been. Responses that
+        finish meanwhile are returned by the next `step`.
+        """
         ...
+
+    def sleep(self) -> None:
+        """Give up the weights and accelerator memory; for an engine that sleeps, nothing.
+
+        Raises:
+            RolloutError: requests are unfinished.
+        """
+        ...
+
+    def wake(self) -> None:
+        """Take the memory back, with no weights in it: `load_weights` is next. If awake, nothing."""
+        ...
+
+    def check(self) -> None:
+        """Raise what the next `step` would, if the engine's processes have died; cheap, never waits."""
+        ...
+
+
+def generate_all(engine: Engine, requests: Sequence[SampleRequest]) -> list[Sample]:
+    """`Engine.generate` by way of `add` and `step`."""
+    if engine.unfinished:
+        raise RolloutError(
+            "generate needs an engine that is doing nothing else",
+            found=f"{engine.unfinished} unfinished requests",
+            needed="step until there are none, or abort",
+        )
+    done: dict[str, Sample] = {}
+    try:
+        engine.add(requests)
+        while engine.unfinished:
+            done |= {sample.id: sample for sample in engine.step()}
+    except BaseException:
+        engine.abort()
+        raise
+    return [done[request.id] for request in requests]
+
+
+def refuse_sleep(engine: Engine) -> None:
+    """Raise RolloutError for an engine with unfinished requests."""
+    if engine.unfinished:
+        raise RolloutError(
+            "an engine that is sampling cannot sleep",
+            found=f"{engine.unfinished} unfinished requests",
+            needed="step until there are none, or abort",
+        )

@@ -49,11 +49,11 @@ class SlotLayer(CacheLayerMixin):
             store[target, :, : self._step.width] = store[source, :, : self._step.width]
 
     def grow(self) -> None:
-        """Take the step's new capacity; what is stored stays."""
+        """Take the step's new numbers of slots and columns; what is stored stays."""
         old = self.keys, self.values
         self.lazy_initialization(*old)
         for store, kept in zip((self.keys, self.values), old, strict=True):
-            store[:, :, : kept.shape[2]] = kept
+            store[: kept.shape[0], :, : kept.shape[2]] = kept
 
     def get_seq_length(self) -> int:
         """The columns before the one being written; rows differ, callers must pass position ids."""
@@ -101,11 +101,14 @@ class SlotCache(Cache):
 
     Active rows are always the first slots. The attention mask is the caller's to pass
     (`mask`), as are the position ids.
+
+    Args:
+        capacity: columns allocated at first.
     """
 
-    def __init__(self, slots: int, capacity: int) -> None:
+    def __init__(self, capacity: int) -> None:
         super().__init__(layers=[])
-        self.step = Step(slots, capacity)
+        self.step = Step(1, capacity)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
@@ -115,15 +118,25 @@ class SlotCache(Cache):
 
     def begin_step(self, position_B: Tensor, width: int) -> None:
         """Set where each active row writes next (`position_B`, int64) and how wide the rows are then."""
-        self._reserve(width)
+        self.reserve(len(position_B), width)
         self.step.begin(position_B, width)
 
-    def admit(self, slots: Tensor, prefix: DynamicCache, rows: Tensor) -> None:
-        """Copy the prefilled prompts `rows` of `prefix` into `slots`."""
-        columns = prefix.layers[0].keys.shape[2]
-        self._reserve(columns)
+    def store(self, slots: Tensor, prefix: DynamicCache, rows: Tensor) -> None:
+        """Copy the computed prefixes `rows` of `prefix` into `slots`, for which there is room (`reserve`)."""
+        self.reserve(self.step.slots, prefix.layers[0].keys.shape[2])
         for i, layer in enumerate(prefix.layers):
             self._layer(i).fill(slots, layer.keys[rows], layer.values[rows])
+
+    def reserve(self, slots: int, columns: int) -> None:
+        """Make room for so many rows of so many columns; what grows is doubled at least."""
+        step = self.step
+        if slots > step.slots or columns > step.capacity:
+            if slots > step.slots:
+                step.slots = max(slots, 2 * step.slots)
+            if columns > step.capacity:
+                step.capacity = max(columns, 2 * step.capacity)
+            for layer in self.layers:
+                layer.grow()
 
     def move(self, source: Tensor, target: Tensor) -> None:
         """Copy rows over others."""
@@ -136,12 +149,6 @@ class SlotCache(Cache):
         hidden_BT = column_T > position_B[:, None]
         mask_BT = torch.zeros(hidden_BT.shape, dtype=dtype, device=position_B.device)
         return mask_BT.masked_fill_(hidden_BT, torch.finfo(dtype).min)[:, None, None]
-
-    def _reserve(self, columns: int) -> None:
-        if columns > self.step.capacity:
-            self.step.capacity = max(columns, 2 * self.step.capacity)
-            for layer in self.layers:
-                layer.grow()
 
     def _layer(self, index: int) -> SlotLayer:
         while len(self.layers) <= index:

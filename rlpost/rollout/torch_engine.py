@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from rlpost.errors import ConfigError, RolloutError, WeightTransferError
-from rlpost.rollout.engine import Sample, SampleRequest, SamplingSettings
+from rlpost.rollout.engine import Sample, SampleRequest, SamplingSettings, generate_all, refuse_sleep
+from rlpost.rollout.request_checks import check_requests
 from rlpost.rollout.stop import TextView
 from rlpost.weights.bundle import TransferReceipt, WeightBundle, checksum
 from rlpost.weights.transfer import policy_tensors
@@ -19,6 +20,8 @@ from rlpost.weights.transfer import policy_tensors
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.cache_utils import Cache
+
+    from rlpost.rollout.decoder import Decoder
 
 
 class TorchEngine:
@@ -60,6 +63,9 @@ class TorchEngine:
         self.vocabulary = min(self._embeddings, max(tokenizer.get_vocab().values()) + 1)
         self._eos_ids = eos_token_ids(model, tokenizer)
         self._keep_last = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._decoder: Decoder | None = None
+        self._tokens = 0
+        self._asleep, self._has_weights = False, True
         self._prove_decoding()
 
     @property
@@ -67,56 +73,94 @@ class TorchEngine:
         """The policy version of the weights in use; -1 before the first transfer."""
         return self._version
 
-    def generate(self, requests: Sequence[SampleRequest]) -> list[Sample]:
-        """Sample one response per request, in the order of the requests.
+    @property
+    def unfinished(self) -> int:
+        """The requests whose responses are still to come."""
+        return len(self._decoder.ids) if self._decoder is not None else 0
 
-        Raises:
-            ConfigError: a prompt plus `max_tokens` exceeds the model's positions, or a setting
-                is out of range. Nothing was sampled.
-            RolloutError: a prompt is empty or holds ids the model does not know; or, while
-                sampling, the logits are not finite.
+    @property
+    def tokens(self) -> int:
+        """Tokens sampled since the engine was made."""
+        return self._tokens + (self._decoder.sampled if self._decoder is not None else 0)
+
+    def add(self, requests: Sequence[SampleRequest]) -> None:
+        """Take requests into the queue; see `Engine.add`.
+
+        Keys and values are stored until nothing is unfinished; a change of `slots` counts from then.
         """
         from rlpost.rollout.decoder import Decoder
 
-        for request in requests:
-            self._check(request)
+        self._require_weights()
+        limit = getattr(self._text_config, "max_position_embeddings", None)
+        in_use = self._decoder.ids if self._decoder is not None else ()
+        check_requests(requests, in_use, embeddings=self._embeddings, positions=limit)
         if not requests:
+            return
+        if self._decoder is None:
+            self._decoder = Decoder(
+                self, slots=self.slots, eos_ids=self._eos_ids, view=self._view, version=self._version
+            )
+        self._decoder.add(requests)
+
+    @torch.inference_mode()
+    def step(self) -> list[Sample]:
+        """One token for every response that runs; see `Engine.step`."""
+        self._require_weights()
+        if self._decoder is None:
             return []
-        with torch.inference_mode():
-            return Decoder(
-                self,
-                requests,
-                slots=self.slots,
-                eos_ids=self._eos_ids,
-                view=self._view,
-                version=self._version,
-            ).run()
+        samples = self._decoder.step()
+        if not self._decoder.ids:
+            self.abort()
+        return samples
+
+    def abort(self) -> None:
+        """Forget all unfinished requests, and their keys and values."""
+        self._tokens, self._decoder = self.tokens, None
+
+    def generate(self, requests: Sequence[SampleRequest]) -> list[Sample]:
+        """Sample one response per request, in their order; see `Engine.generate`."""
+        return generate_all(self, requests)
 
     def load_weights(self, bundle: WeightBundle) -> TransferReceipt:
-        """Copy the weights into the engine's model; report what it holds then.
-
-        When names are missing or unexpected nothing is copied, the version stays, and the
-        receipt shows the names the engine has. No cache outlives a call of `generate`, so
-        there is none to drop.
+        """Copy the weights into the engine's model; report what it holds then; see `Engine.load_weights`.
 
         Raises:
             WeightTransferError: a tensor has another dtype or shape here. Nothing was copied.
         """
+        self._require_awake()
         own = policy_tensors(self._model)
         if own.keys() == bundle.tensors.keys():
             for name, tensor in bundle.tensors.items():
                 _check_same_kind(name, tensor, own[name])
             # Should copying break off, no half-new model may pass for any version.
-            self._version = -1
+            self._version, self._has_weights = -1, False
             with torch.no_grad():
                 for name, tensor in bundle.tensors.items():
                     own[name].copy_(tensor)
-            self._version = bundle.version
+            if self._decoder is not None:
+                with torch.inference_mode():
+                    self._decoder.refresh(bundle.version)
+            self._version, self._has_weights = bundle.version, True
         return TransferReceipt(self._version, {name: checksum(tensor) for name, tensor in own.items()})
 
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
         """Log-probs (temperature 1, unprocessed, nats) of tokens 1.. of each given sequence."""
+        self._require_weights()
         return [self._sequence_logprobs(sequence) for sequence in sequences]
+
+    def sleep(self) -> None:
+        """Move the model to the host's memory; on a CPU this frees nothing."""
+        refuse_sleep(self)
+        self._model.to("cpu")
+        self._version, self._has_weights, self._asleep = -1, False, True
+
+    def wake(self) -> None:
+        """Move the model back to its device, where `load_weights` is next."""
+        self._model.to(self.device)
+        self._asleep = False
+
+    def check(self) -> None:
+        """There is nothing that could have died."""
 
     def next_logits(
         self, token_BT: Tensor, position_BT: Tensor, cache: Cache, mask: Tensor | None = None
@@ -142,9 +186,14 @@ class TorchEngine:
         logprob_TV = torch.log_softmax(logits_TV, dim=-1)
         return tuple(logprob_TV.gather(-1, token_1T[0, 1:, None])[:, 0].tolist())
 
-    def _check(self, request: SampleRequest) -> None:
-        limit = getattr(self._text_config, "max_position_embeddings", None)
-        check_request(request, embeddings=self._embeddings, positions=limit)
+    def _require_awake(self) -> None:
+        if self._asleep:
+            raise RolloutError("the torch engine is asleep", needed="wake first")
+
+    def _require_weights(self) -> None:
+        self._require_awake()
+        if not self._has_weights:
+            raise RolloutError("the torch engine has no weights", needed="load_weights first")
 
     def _prove_decoding(self) -> None:
         """Sample a few tokens with rows of different lengths and recompute them without a cache.
@@ -183,60 +232,6 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     configured = getattr(model.generation_config, "eos_token_id", None)
     several = configured if isinstance(configured, (list, tuple)) else [configured]
     return frozenset(i for i in (*several, tokenizer.eos_token_id) if i is not None)
-
-
-def check_request(request: SampleRequest, *, embeddings: int, positions: int | None) -> None:
-    """Refuse a request that the model cannot serve.
-
-    Args:
-        embeddings: token ids that the model knows.
-        positions: the longest sequence that it reads; None without a limit.
-
-    Raises:
-        ConfigError: a setting is out of range, or prompt and response do not fit.
-        RolloutError: the prompt is empty or holds ids that the model does not know.
-    """
-    prompt, settings = request.prompt_token_ids, request.settings
-    where = f"request {request.id!r}"
-    if not prompt:
-        raise RolloutError("an empty prompt cannot be sampled from", where=where, needed="at least one token")
-    if min(prompt) < 0 or max(prompt) >= embeddings:
-        raise RolloutError(
-            "the prompt holds a token id that the model does not have",
-            where=where,
-            found=f"ids from {min(prompt)} to {max(prompt)}",
-            needed=f"0 to {embeddings - 1}",
-            remedy="tokenise the prompt with the tokenizer that belongs to the model",
-        )
-    check_settings(settings, where)
-    if positions is not None and len(prompt) + settings.max_tokens > positions:
-        raise ConfigError(
-            "prompt and response do not fit into the model's positions",
-            where=where,
-            found=f"{len(prompt)} prompt tokens + {settings.max_tokens} response tokens "
-            f"= {len(prompt) + settings.max_tokens}",
-            needed=f"at most {positions} (the model's max_position_embeddings)",
-            remedy="lower rollout.max_response_tokens (evaluation.max_response_tokens) or "
-            "data.max_prompt_tokens; for a tiny model raise model.tiny.max_positions",
-        )
-
-
-def check_settings(settings: SamplingSettings, where: str) -> None:
-    """Raise ConfigError unless every sampling setting is in its range."""
-    for name, right, needed in (
-        ("temperature", settings.temperature >= 0, "0 (greedy) or more"),
-        ("top_p", 0 < settings.top_p <= 1, "above 0, at most 1"),
-        ("top_k", settings.top_k >= 0, "0 (all) or more"),
-        ("max_tokens", settings.max_tokens >= 1, "at least 1"),
-        ("stop", all(settings.stop), "no empty string"),
-    ):
-        if not right:
-            raise ConfigError(
-                f"the sampling setting {name} is out of range",
-                where=where,
-                found=repr(getattr(settings, name)),
-                needed=needed,
-            )
 
 
 def refuse_unsupported(model: PreTrainedModel) -> None:

@@ -80,6 +80,13 @@ class EngineCalls:
                 self._seen.setdefault(process.pid, process)
         return list(self._seen.values())
 
+    def check(self) -> None:
+        """Raise what `run` would raise if a process has died or a call has failed before."""
+        if self._failure is not None:
+            raise self._failure
+        if self._dead():
+            self._fail(self._death("between two calls"))
+
     def close(self) -> None:
         """End the engine's processes and the thread.
 

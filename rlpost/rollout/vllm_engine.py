@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlpost.config.schema import ModelConfig, VLLMConfig
 from rlpost.errors import RlpostError, RolloutError, WeightTransferError
-from rlpost.rollout.engine import Sample, SampleRequest
+from rlpost.rollout.engine import Sample, SampleRequest, generate_all, refuse_sleep
+from rlpost.rollout.request_checks import check_requests
 from rlpost.rollout.stop import TextView
-from rlpost.rollout.torch_engine import check_request
-from rlpost.rollout.vllm_buckets import SharedBuffer, plan_buckets
+from rlpost.rollout.vllm_buckets import SharedBuffer
 from rlpost.rollout.vllm_calls import Beat, EngineCalls, unlink_shared_memory
+from rlpost.rollout.vllm_requests import VLLMRequests
 from rlpost.rollout.vllm_responses import Response, check_temperature
-from rlpost.rollout.vllm_start import engine_arguments, model_shell, start_environment
+from rlpost.rollout.vllm_start import engine_arguments, is_on_cpu, model_shell, start_environment
+from rlpost.rollout.vllm_transfer import check_shapes, transfer
 from rlpost.versions import require
 from rlpost.weights.bundle import TransferReceipt, WeightBundle
 
@@ -69,13 +71,14 @@ class VLLMEngine:
         self._positions = min(limits, default=None)
         self._version = -1
         self._checksums = dict.fromkeys(self._shell.shapes, 0)
-        self._has_weights = False
-        self._ids = itertools.count()
+        self._has_weights, self._asleep = False, False
+        self._given: list[int] = []
         self._buffer = SharedBuffer()
         self._calls = EngineCalls("the vLLM engine")
         self._end = weakref.finalize(self, _end, self._calls, self._buffer, self._folder)
         try:
             self._engine: LLMEngine = self._start(model, threads)
+            self._requests = VLLMRequests(self._engine)
         except Exception:
             self._end()
             raise
@@ -85,46 +88,66 @@ class VLLMEngine:
         """The policy version of the weights in use; -1 before the first transfer."""
         return self._version
 
-    def generate(self, requests: Sequence[SampleRequest]) -> list[Sample]:
-        """Sample one response per request, in the order of the requests.
+    @property
+    def unfinished(self) -> int:
+        """The requests whose responses are still to come."""
+        return len(self._requests.ids)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens sampled since the engine was made."""
+        return self._requests.tokens
+
+    def add(self, requests: Sequence[SampleRequest]) -> None:
+        """Take requests into vLLM's queue; see `Engine.add`.
 
         Raises:
-            ConfigError: a prompt plus `max_tokens` exceeds the model's positions, or a setting
-                is out of range. Nothing was sampled.
-            RolloutError: a prompt is empty or holds ids the model does not know; there are no
-                weights yet; or the engine died.
-            DeadlineError: the engine made no progress.
+            ConfigError: also for a temperature that vLLM does not sample at.
         """
+        self._require_awake()
+        in_use = self._requests.ids
+        check_requests(requests, in_use, embeddings=self._shell.embeddings, positions=self._positions)
         for request in requests:
-            check_request(request, embeddings=self._shell.embeddings, positions=self._positions)
             check_temperature(request)
-        if not requests:
-            return []
-        self._require_weights()
-        batch = next(self._ids)
-        responses = {
-            f"{batch}-{i}": Response(request, self._view, self._shell.eos_ids)
-            for i, request in enumerate(requests)
-        }
-        self._call("generate", lambda beat: self._sample(responses, beat))
-        return [response.sample(self._version) for response in responses.values()]
+        if requests:
+            self._require_weights()
+            eos_ids = self._shell.eos_ids
+            responses = [Response(request, self._view, eos_ids, self._given) for request in requests]
+            self._call("add", lambda beat: self._requests.add(responses, beat))
+
+    def step(self) -> list[Sample]:
+        """Wait for what vLLM samples next; see `Engine.step`."""
+        self._require_awake()
+        return self._call("step", lambda _: self._requests.step()) if self.unfinished else []
+
+    def abort(self) -> None:
+        """Forget all unfinished requests."""
+        if self.unfinished:
+            # A dead engine has forgotten them, and the next call says that it is dead.
+            with suppress(RlpostError):
+                self._call("abort", lambda _: self._requests.abort())
+
+    def generate(self, requests: Sequence[SampleRequest]) -> list[Sample]:
+        """Sample one response per request, in their order; see `Engine.generate`."""
+        return generate_all(self, requests)
 
     def load_weights(self, bundle: WeightBundle) -> TransferReceipt:
-        """Give every vLLM process the weights, drop its prefix cache, report what it received.
-
-        When names are missing or unexpected nothing is sent, the version stays, and the
-        receipt shows the names the engine has.
+        """Give every vLLM process the weights, report what it received; see `Engine.load_weights`.
 
         Raises:
             WeightTransferError: a tensor has another shape here (nothing was sent); or vLLM did
-                not take the weights, and the engine has none now.
+                not take the weights, and the engine was ended.
         """
+        self._require_awake()
         if self._shell.shapes.keys() == bundle.tensors.keys():
-            self._check_shapes(bundle)
+            check_shapes(bundle, self._shell.shapes)
             # Should the transfer break off, no half-new model may pass for any version.
             self._version, self._has_weights = -1, False
-            self._checksums = self._call("load_weights", lambda beat: self._transfer(bundle, beat))
+            self._checksums = self._call(
+                "load_weights", lambda beat: transfer(self._engine, self._buffer, bundle, beat)
+            )
             self._version, self._has_weights = bundle.version, True
+            self._given.append(bundle.version)
         return TransferReceipt(self._version, dict(self._checksums))
 
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
@@ -135,6 +158,7 @@ class VLLMEngine:
                 no weights yet; or the engine died.
             DeadlineError: the engine made no progress.
         """
+        self._require_awake()
         self._require_weights()
         for number, sequence in enumerate(sequences):
             if self._positions is not None and len(sequence) >= self._positions:
@@ -144,10 +168,26 @@ class VLLMEngine:
                     found=f"{len(sequence)} tokens",
                     needed=f"at most {self._positions - 1}",
                 )
-        asked = {f"{next(self._ids)}-p": s for s in sequences if len(s) > 1}
-        answers = self._call("probe", lambda beat: self._prompt_logprobs(asked, beat))
-        found = iter([answers[key] for key in asked])
+        asked = [sequence for sequence in sequences if len(sequence) > 1]
+        found = iter(self._call("probe", lambda beat: self._requests.probe(asked, beat)))
         return [next(found) if len(sequence) > 1 else () for sequence in sequences]
+
+    def sleep(self) -> None:
+        """Give up the accelerator's memory (vLLM's sleep level 2); on a CPU this frees nothing."""
+        refuse_sleep(self)
+        if not self._asleep and not is_on_cpu():
+            self._call("sleep", lambda _: self._engine.sleep(level=2))
+        self._version, self._has_weights, self._asleep = -1, False, True
+
+    def wake(self) -> None:
+        """Take the memory back."""
+        if self._asleep and not is_on_cpu():
+            self._call("wake", lambda _: self._engine.wake_up())
+        self._asleep = False
+
+    def check(self) -> None:
+        """Raise what the next call would, if the engine's processes have died."""
+        self._calls.check()
 
     def processes(self) -> list[int]:
         """The ids of the engine processes that this process started; theirs are below them."""
@@ -186,65 +226,9 @@ class VLLMEngine:
         self._positions = min(length, self._positions or length)
         return engine
 
-    def _sample(self, responses: dict[str, Response], beat: Beat) -> None:
-        for key, response in responses.items():
-            self._engine.add_request(key, response.prompt(), response.parameters())
-            beat()
-        while self._engine.has_unfinished_requests():
-            outputs = self._engine.step()
-            beat()
-            over = [o.request_id for o in outputs if responses[o.request_id].push(o.outputs[0])]
-            if over:
-                self._engine.abort_request(over)
-
-    def _prompt_logprobs(self, asked: dict[str, tuple[int, ...]], beat: Beat) -> dict[str, tuple[float, ...]]:
-        from vllm import SamplingParams
-
-        parameters = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        for key, sequence in asked.items():
-            self._engine.add_request(key, {"prompt_token_ids": list(sequence)}, parameters)
-            beat()
-        answers: dict[str, tuple[float, ...]] = {}
-        while self._engine.has_unfinished_requests():
-            for output in self._engine.step():
-                pairs = zip(asked[output.request_id], output.prompt_logprobs, strict=True)
-                answers[output.request_id] = tuple(place[i].logprob for i, place in pairs if place)
-            beat()
-        return answers
-
-    def _transfer(self, bundle: WeightBundle, beat: Beat) -> dict[str, int]:
-        engine = self._engine
-        engine.collective_rpc("start_weight_update")
-        for bucket in plan_buckets(bundle.tensors):
-            self._buffer.write(bucket, bundle.tensors)
-            places = [(p.name, p.dtype, list(p.shape), p.offset) for p in bucket]
-            info = {"path": self._buffer.path, "size": self._buffer.size, "places": places}
-            engine.collective_rpc("update_weights", kwargs={"update_info": info})
-            beat()
-        engine.collective_rpc("finish_weight_update")
-        beat()
-        if not engine.reset_prefix_cache():
-            raise WeightTransferError("vLLM kept a prefix cache of the old weights", where="load_weights")
-        engine.set_weight_version(str(bundle.version))
-        received: list[dict[str, int]] = engine.collective_rpc("received_checksums")
-        for rank, checksums in enumerate(received):
-            if checksums != received[0]:
-                name = min(checksums.items() ^ received[0].items())[0]
-                raise WeightTransferError(
-                    f"tensor {name!r} arrived differently in the engine's processes",
-                    where=f"tensor-parallel ranks 0 and {rank}",
-                )
-        return received[0]
-
-    def _check_shapes(self, bundle: WeightBundle) -> None:
-        for name, tensor in bundle.tensors.items():
-            if tuple(tensor.shape) != self._shell.shapes[name]:
-                raise WeightTransferError(
-                    f"tensor {name!r} does not fit the engine's model",
-                    found=list(tensor.shape),
-                    needed=list(self._shell.shapes[name]),
-                    remedy="load learner and engine from the same model section",
-                )
+    def _require_awake(self) -> None:
+        if self._asleep:
+            raise RolloutError("the vLLM engine is asleep", where="rollout.engine", needed="wake first")
 
     def _require_weights(self) -> None:
         if not self._has_weights:

@@ -119,6 +119,9 @@ def engine_arguments(
         "max_num_seqs": slots,
         "enforce_eager": runs_eagerly(options),
         "enable_prefix_caching": True,
+        # So that a probe need not wait for the end of all that runs.
+        "scheduling_policy": "priority",
+        "enable_sleep_mode": not is_on_cpu(),
         "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",
         "skip_tokenizer_init": True,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,11 @@ class Admission:
     """Requests that enter the batch together.
 
     Attributes:
-        requests: positions in the list of requests.
         prefix: keys and values of prompt tokens but the last; None when all have one token.
         rows: int64, each request's row in `prefix`.
     """
 
-    requests: tuple[int, ...]
+    requests: tuple[SampleRequest, ...]
     prefix: DynamicCache | None
     rows: Tensor
 
@@ -36,54 +36,73 @@ class Admission:
 class WaitingLine:
     """Hands out requests in an order that keeps the batch full and its rows alike.
 
-    Requests with the same prompt stand together and share one prefill. Those that may run
-    longest go first, so that the batch does not end on one late starter; among equals, long
-    prompts go first, so that neighbours need little padding. The order is of no consequence
-    for what is sampled.
+    What is added first goes first. Of requests added together, those with the same prompt stand
+    together and share one prefill. Those that may run longest go first, so that the batch does not
+    end on one late starter; among equals, long prompts go first, so that neighbours need little
+    padding. The order is of no consequence for what is sampled.
     """
 
-    def __init__(
-        self, requests: Sequence[SampleRequest], prefill: Callable[[Sequence[tuple[int, ...]]], DynamicCache]
-    ) -> None:
+    def __init__(self, prefill: Callable[[Sequence[tuple[int, ...]]], DynamicCache]) -> None:
         self._prefill = prefill
-        waiting: dict[tuple[int, ...], list[int]] = {}
-        for i, request in enumerate(requests):
-            waiting.setdefault(request.prompt_token_ids, []).append(i)
-        longest = {p: max(requests[i].settings.max_tokens for i in where) for p, where in waiting.items()}
-        self._waiting = sorted(waiting.items(), key=lambda item: (-longest[item[0]], -len(item[0])))
-        self._length = len(requests)
-        self._ready = self._admissions()
-        self._current: Admission | None = None
+        self._groups: deque[list[SampleRequest]] = deque()
+        self._ready: Admission | None = None
+        self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
+    def add(self, requests: Sequence[SampleRequest]) -> None:
+        """Put the requests at the end."""
+        groups = _by_prompt(requests)
+        groups.sort(key=lambda g: (-max(r.settings.max_tokens for r in g), -len(g[0].prompt_token_ids)))
+        self._groups.extend(groups)
+        self._length += len(requests)
+
     def admit(self, room: int) -> Iterator[Admission]:
         """Up to `room` waiting requests, in one admission for each prefill they come from."""
         while room > 0 and self._length > 0:
-            ready = self._current or next(self._ready)
-            taken, left = _split(ready, room)
-            self._current = left if left.requests else None
+            taken, left = _split(self._ready or self._compute(), room)
+            self._ready = left if left.requests else None
             self._length -= len(taken.requests)
             room -= len(taken.requests)
             yield taken
 
-    def _admissions(self) -> Iterator[Admission]:
-        start = 0
-        while start < len(self._waiting):
-            end, width = start, 0
-            while end < len(self._waiting):
-                width = max(width, len(self._waiting[end][0]))
-                if end > start and width * (end + 1 - start) > PREFILL_TOKENS:
-                    break
-                end += 1
-            batch, start = self._waiting[start:end], end
-            members = [(i, row) for row, (_, where) in enumerate(batch) for i in where]
-            yield Admission(
-                requests=tuple(i for i, _ in members),
-                prefix=self._prefill([prompt for prompt, _ in batch]) if width > 1 else None,
-                rows=torch.tensor([row for _, row in members]),
-            )
+    def forget_prefixes(self) -> None:
+        """Compute again what was computed ahead, when its turn comes."""
+        if self._ready is not None:
+            self._groups.extendleft(reversed(_by_prompt(self._ready.requests)))
+            self._ready = None
+
+    def _compute(self) -> Admission:
+        size = len(next(prefill_batches(len(group[0].prompt_token_ids) for group in self._groups)))
+        groups = [self._groups.popleft() for _ in range(size)]
+        prompts = [group[0].prompt_token_ids for group in groups]
+        members = [(request, row) for row, group in enumerate(groups) for request in group]
+        return Admission(
+            requests=tuple(request for request, _ in members),
+            prefix=self._prefill(prompts) if max(map(len, prompts)) > 1 else None,
+            rows=torch.tensor([row for _, row in members]),
+        )
+
+
+def prefill_batches(lengths: Iterable[int]) -> Iterator[range]:
+    """Runs of neighbours whose padded tokens fit into one prefill pass; a sequence too long goes alone."""
+    start = end = width = 0
+    for length in lengths:
+        if end > start and max(width, length) * (end + 1 - start) > PREFILL_TOKENS:
+            yield range(start, end)
+            start, width = end, 0
+        width = max(width, length)
+        end += 1
+    if end > start:
+        yield range(start, end)
+
+
+def _by_prompt(requests: Iterable[SampleRequest]) -> list[list[SampleRequest]]:
+    groups: dict[tuple[int, ...], list[SampleRequest]] = {}
+    for request in requests:
+        groups.setdefault(request.prompt_token_ids, []).append(request)
+    return list(groups.values())
 
 
 def _split(admission: Admission, room: int) -> tuple[Admission, Admission]:

@@ -61,7 +61,7 @@ def the_seed_decides_the_sample(subject: Subject) -> None:
     request = requests(1)[0]
     same = subject.engine.generate([request, replace(request, id="twin")])
     assert same[0].token_ids == same[1].token_ids
-    others = subject.engine.generate([replace(request, seed=s) for s in range(20)])
+    others = subject.engine.generate([replace(request, id=f"s{s}", seed=s) for s in range(20)])
     assert len({s.token_ids for s in others}) > 10
 
 
