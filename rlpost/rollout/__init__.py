@@ -7,7 +7,7 @@ with vLLM in processes of its own.
 from rlpost.rollout.engine import Engine, Sample, SampleRequest, SamplingSettings
 from rlpost.rollout.torch_engine import TorchEngine
 from rlpost.rollout.vllm_engine import VLLMEngine
-from rlpost.rollout.worker import RolloutTask, RolloutWorker, sample_seed, sampling_settings
+from rlpost.rollout.worker import RolloutTask, RolloutWorker, WorkerReport, sample_seed, sampling_settings
 
 __all__ = [
     "Engine",
@@ -18,6 +18,7 @@ __all__ = [
     "SamplingSettings",
     "TorchEngine",
     "VLLMEngine",
+    "WorkerReport",
     "sample_seed",
     "sampling_settings",
 ]

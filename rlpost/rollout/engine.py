@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rlpost.data.trajectory import FinishReason
-from rlpost.errors import RolloutError
+from rlpost.errors import RolloutError, WeightTransferError
 from rlpost.weights.bundle import TransferReceipt, WeightBundle
 
 
@@ -144,8 +144,8 @@ class Engine(Protocol):
         the engine has.
 
         Raises:
-            WeightTransferError: a tensor does not fit (nothing was changed), or the transfer broke
-                off: then the version is -1.
+            WeightTransferError: a tensor does not fit, or requests run and the version is lower than
+                theirs (nothing was changed); or the transfer broke off: then the version is -1.
         """
         ...
 
@@ -173,6 +173,10 @@ class Engine(Protocol):
         """Raise what the next `step` would, if the engine's processes have died; cheap, never waits."""
         ...
 
+    def close(self) -> None:
+        """End the engine's processes and forget everything; nothing may be called after."""
+        ...
+
 
 def generate_all(engine: Engine, requests: Sequence[SampleRequest]) -> list[Sample]:
     """`Engine.generate` by way of `add` and `step`."""
@@ -191,6 +195,18 @@ def generate_all(engine: Engine, requests: Sequence[SampleRequest]) -> list[Samp
         engine.abort()
         raise
     return [done[request.id] for request in requests]
+
+
+def refuse_older_weights(engine: Engine, bundle: WeightBundle) -> None:
+    """Raise WeightTransferError for weights with which the versions of a running response would decrease."""
+    if engine.unfinished and bundle.version < engine.version:
+        raise WeightTransferError(
+            "responses cannot go on with an older policy version",
+            where="load_weights",
+            found=f"version {bundle.version}, and {engine.unfinished} unfinished requests",
+            needed=f"version {engine.version} or later",
+            remedy="abort the requests first",
+        )
 
 
 def refuse_sleep(engine: Engine) -> None:

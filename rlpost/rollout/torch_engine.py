@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from rlpost.errors import ConfigError, RolloutError, WeightTransferError
-from rlpost.rollout.engine import Sample, SampleRequest, SamplingSettings, generate_all, refuse_sleep
+from rlpost.rollout.engine import (
+    Sample,
+    SampleRequest,
+    SamplingSettings,
+    generate_all,
+    refuse_older_weights,
+    refuse_sleep,
+)
 from rlpost.rollout.request_checks import check_requests
 from rlpost.rollout.stop import TextView
 from rlpost.weights.bundle import TransferReceipt, WeightBundle, checksum
@@ -128,6 +135,7 @@ class TorchEngine:
             WeightTransferError: a tensor has another dtype or shape here. Nothing was copied.
         """
         self._require_awake()
+        refuse_older_weights(self, bundle)
         own = policy_tensors(self._model)
         if own.keys() == bundle.tensors.keys():
             for name, tensor in bundle.tensors.items():
@@ -161,6 +169,10 @@ class TorchEngine:
 
     def check(self) -> None:
         """There is nothing that could have died."""
+
+    def close(self) -> None:
+        """Forget all requests."""
+        self.abort()
 
     def next_logits(
         self, token_BT: Tensor, position_BT: Tensor, cache: Cache, mask: Tensor | None = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlpost.config.schema import ModelConfig, VLLMConfig
 from rlpost.errors import RlpostError, RolloutError, WeightTransferError
-from rlpost.rollout.engine import Sample, SampleRequest, generate_all, refuse_sleep
+from rlpost.rollout.engine import Sample, SampleRequest, generate_all, refuse_older_weights, refuse_sleep
 from rlpost.rollout.request_checks import check_requests
 from rlpost.rollout.stop import TextView
 from rlpost.rollout.vllm_buckets import SharedBuffer
@@ -91,7 +91,7 @@ class VLLMEngine:
     @property
     def unfinished(self) -> int:
         """The requests whose responses are still to come."""
-        return len(self._requests.ids)
+        return self._requests.unfinished
 
     @property
     def tokens(self) -> int:
@@ -139,6 +139,7 @@ class VLLMEngine:
                 not take the weights, and the engine was ended.
         """
         self._require_awake()
+        refuse_older_weights(self, bundle)
         if self._shell.shapes.keys() == bundle.tensors.keys():
             check_shapes(bundle, self._shell.shapes)
             # Should the transfer break off, no half-new model may pass for any version.

@@ -39,6 +39,11 @@ class VLLMRequests:
         return {r.request.id for r in self._running.values()} | {sample.id for sample in self._finished}
 
     @property
+    def unfinished(self) -> int:
+        """The number of `ids`."""
+        return len(self._running) + len(self._finished)
+
+    @property
     def tokens(self) -> int:
         """Tokens sampled so far."""
         states = self._engine.output_processor.request_states

@@ -12,6 +12,7 @@ from rlpost.config.schema import ModelConfig, RolloutConfig
 from rlpost.data.trajectory import Prompt, Trajectory, Turn
 from rlpost.models import load_model, load_tokenizer
 from rlpost.rollout.engine import Engine, Sample, SampleRequest, SamplingSettings
+from rlpost.rollout.stepping import InlineStepper, Stepper, ThreadStepper
 from rlpost.rollout.torch_engine import TorchEngine
 from rlpost.rollout.vllm_engine import VLLMEngine
 from rlpost.weights.bundle import TransferReceipt, WeightBundle
@@ -49,21 +50,50 @@ def sampling_settings(rollout: RolloutConfig) -> SamplingSettings:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """What has come of the tasks of a rollout worker since the last report.
+
+    Attributes:
+        finished: a `RolloutTask` ends as a trajectory, a `SampleRequest` as a sample; in no
+            particular order.
+        unfinished: tasks that are still to be reported.
+        tokens: sampled by this worker so far, those of unfinished and aborted tasks included.
+        version: of the engine's weights; -1 before the first transfer.
+    """
+
+    finished: tuple[Trajectory | Sample, ...]
+    unfinished: int
+    tokens: int
+    version: int
+
+
 class RolloutWorker:
     """Owns one engine, which it loads when first asked for something.
+
+    Tasks are submitted at any time and reported when they are finished; weights may come in between.
+    With `background`, methods may be called by several threads at the same time.
 
     Args:
         seed: decides the random weights of a tiny model, until the learner's arrive.
         threads: torch threads of this process; None leaves torch's choice. For workers in
             processes of their own.
+        background: sample all the time, on a thread; otherwise only while somebody polls.
     """
 
     def __init__(
-        self, model: ModelConfig, rollout: RolloutConfig, *, seed: int, threads: int | None = None
+        self,
+        model: ModelConfig,
+        rollout: RolloutConfig,
+        *,
+        seed: int,
+        threads: int | None = None,
+        background: bool = False,
     ) -> None:
         self._model, self._rollout = model, rollout
         self._seed, self._threads = seed, threads
-        self._loaded: Engine | None = None
+        self._stepper: Stepper = ThreadStepper(self._build) if background else InlineStepper(self._build)
+        self._tasks: dict[str, RolloutTask | SampleRequest] = {}
 
     def configure(self, rollout: RolloutConfig) -> None:
         """Take a new stage's settings; the weights and their version stay.
@@ -72,38 +102,79 @@ class RolloutWorker:
         sure that all stages ask for the same.
         """
         self._rollout = rollout
-        if isinstance(self._loaded, TorchEngine):
-            self._loaded.slots = rollout.slots
+
+        def configure(engine: Engine) -> None:
+            if isinstance(engine, TorchEngine):
+                engine.slots = rollout.slots
+
+        if self._stepper.built:
+            self._stepper.call(configure)
+
+    def submit(self, tasks: Sequence[RolloutTask | SampleRequest]) -> None:
+        """Take tasks; each will be in one report, unless it is aborted.
+
+        Raises:
+            ConfigError, RolloutError: a task cannot be served; none was taken. See `Engine.add`.
+        """
+
+        def add(engine: Engine) -> None:
+            engine.add([_request(task) for task in tasks])
+            self._tasks.update((task.id, task) for task in tasks)
+
+        self._stepper.call(add)
+
+    def poll(self, wait_s: float) -> WorkerReport:
+        """Wait until a task has finished, none is unfinished, or `wait_s` seconds are over.
+
+        Raises:
+            RlpostError: sampling failed or the engine died. Tasks stay unfinished, and every further
+                poll raises the same, until `abort`.
+        """
+        progress = self._stepper.poll(wait_s)
+        finished = tuple(_outcome(self._tasks.pop(sample.id), sample) for sample in progress.finished)
+        return WorkerReport(finished, progress.unfinished, progress.tokens, progress.version)
+
+    def abort(self) -> None:
+        """Forget all tasks that were not reported."""
+        self._stepper.abort()
+        self._tasks.clear()
 
     def rollout(self, tasks: Sequence[RolloutTask]) -> list[Trajectory]:
-        """One single-turn trajectory per task, in their order.
+        """One single-turn trajectory per task, in their order, by a worker that has no other tasks.
 
         Raises:
             ConfigError, RolloutError: see `Engine.generate`.
         """
-        samples = self.generate([SampleRequest(t.id, t.prompt.token_ids, t.seed, t.settings) for t in tasks])
+        samples = self.generate([_request(task) for task in tasks])
         return [_trajectory(task, sample) for task, sample in zip(tasks, samples, strict=True)]
 
     def generate(self, requests: Sequence[SampleRequest]) -> list[Sample]:
-        """The engine's samples, in the order of the requests."""
-        return self._engine().generate(requests)
+        """One sample per request, in their order, by a worker that has no other tasks."""
+        return self._stepper.call(lambda engine: engine.generate(requests))
 
     def load_weights(self, bundle: WeightBundle) -> TransferReceipt:
-        """Give the engine new weights; the receipt is for `WeightTransfer.check`."""
-        return self._engine().load_weights(bundle)
+        """Give the engine new weights, with which tasks go on; the receipt is for `WeightTransfer.check`."""
+        return self._stepper.call(lambda engine: engine.load_weights(bundle))
 
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
         """The engine's log-probs of tokens 1.. of each sequence."""
-        return self._engine().probe(sequences)
+        return self._stepper.call(lambda engine: engine.probe(sequences))
 
     def policy_version(self) -> int:
         """The version of the engine's weights; -1 before the first transfer."""
-        return self._engine().version
+        return self._stepper.call(lambda engine: engine.version)
 
-    def _engine(self) -> Engine:
-        if self._loaded is None:
-            self._loaded = self._build()
-        return self._loaded
+    def sleep(self) -> None:
+        """Give up weights and accelerator memory; no task may be unfinished."""
+        self._stepper.call(lambda engine: engine.sleep())
+
+    def wake(self) -> None:
+        """Take the memory back; `load_weights` is next."""
+        self._stepper.call(lambda engine: engine.wake())
+
+    def close(self) -> None:
+        """End the engine and the thread; nothing may be called after."""
+        self._stepper.close()
 
     def _build(self) -> Engine:
         if self._threads is not None:
@@ -113,6 +184,16 @@ class RolloutWorker:
             return VLLMEngine(self._model, self._rollout.vllm, slots=slots, threads=self._threads)
         model = load_model(self._model, self._seed)
         return TorchEngine(model, load_tokenizer(self._model), slots=slots)
+
+
+def _request(task: RolloutTask | SampleRequest) -> SampleRequest:
+    if isinstance(task, SampleRequest):
+        return task
+    return SampleRequest(task.id, task.prompt.token_ids, task.seed, task.settings)
+
+
+def _outcome(task: RolloutTask | SampleRequest, sample: Sample) -> Trajectory | Sample:
+    return sample if isinstance(task, SampleRequest) else _trajectory(task, sample)
 
 
 def _trajectory(task: RolloutTask, sample: Sample) -> Trajectory:
