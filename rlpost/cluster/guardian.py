@@ -57,6 +57,9 @@ def end_family(pid: int, mark: str, grace_s: float) -> None:
 def main(arguments: list[str]) -> None:
     """`guardian.py ACTOR_PID DRIVER_PID MARK`; a driver of 0 is on another machine."""
     actor, driver, mark = int(arguments[0]), int(arguments[1]), arguments[2]
+    if os.fork():
+        # No child of the actor's process: Ray ends those together with it.
+        os._exit(0)
     try:
         watched = [os.pidfd_open(actor)]
         if driver:

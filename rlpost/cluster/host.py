@@ -148,9 +148,7 @@ class MemberHost:
             driver = 0
         command = [sys.executable, "-I", "-S", guardian.__file__, str(os.getpid()), str(driver), self.mark]
         environment = {k: v for k, v in os.environ.items() if k != guardian.MARK}
-        self._guardian = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
-        )
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
 
 
 def innermost(frame: FrameType, count: int = FRAMES) -> tuple[str, ...]:

@@ -66,6 +66,10 @@ class Process:
             return STATES["Z"]
         return STATES.get(letter, letter)
 
+    def stopped(self) -> bool:
+        """Whether it cannot do anything until it is continued."""
+        return self.state() in (STATES["T"], STATES["t"])
+
     def ending(self) -> str | None:
         """How it ended; None while it lives, and before Linux 6.15, which told nobody but the parent."""
         info = bytearray(_INFO_SIZE)

@@ -16,6 +16,8 @@ from rlpost.errors import ActorLostError, DeadlineError, RlpostError
 
 START_DEADLINE_S = 120.0
 """For a member's process to be there and answer, before the member itself is made."""
+PATIENCE_S = 2.0
+"""For a process to end as Ray wishes, before it is killed."""
 END_DEADLINE_S = 10.0
 ROOT_CAUSE_S = 0.5
 REMOTE_ROOT_CAUSE_S = 3.0
@@ -242,7 +244,10 @@ class RayGroup:
         for member in members:
             self.watchdog.forget(member)
             member.lose_ended()
-            member.kill()
+            member.end()
+        if not self.watchdog.wait_until(lambda: all(m.gone() for m in members), PATIENCE_S):
+            for member in members:
+                member.kill()
         if not self.watchdog.wait_until(lambda: all(m.gone() for m in members), END_DEADLINE_S):
             left = ", ".join(member.name for member in members if not member.gone())
             self.watchdog.report(f"after {END_DEADLINE_S:g} s there are still processes of {left}")

@@ -149,15 +149,19 @@ class RayMember:
         """The driver ends it on purpose."""
         self._lose("was ended", "ended by the driver")
 
-    def kill(self) -> None:
-        """End the process in whatever state it is; what it started is ended by its guardian."""
+    def end(self) -> None:
+        """Let Ray end the process, or end it at once where it is stopped and could not hear of it."""
         import ray
 
-        if self._process is not None:
-            # Ray asks a process to end before it kills it, and a stopped one cannot hear that.
+        if self._process is not None and self._process.stopped():
             self._process.kill()
         with suppress(Exception):  # one that is dead already
             ray.kill(self.actor)
+
+    def kill(self) -> None:
+        """End the process in whatever state it is; what it started is ended by its guardian."""
+        if self._process is not None:
+            self._process.kill()
 
     def gone(self) -> bool:
         """Whether nothing is left of its process and of what that started, as far as this machine can see."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rlpost.config.plugins import part_modules
 from rlpost.versions import require
 
 
-def connect(address: str | None, *, quiet: bool) -> None:
-    """Join the Ray cluster at `address`, or start one on this machine, bound to loopback.
+@contextmanager
+def connected(address: str | None, logs: Path | None) -> Iterator[None]:
+    """Join the Ray cluster at `address`, or start one on this machine, bound to loopback; leave it on exit.
 
     Args:
-        quiet: actors write to logs of their own; nothing of them is printed here.
+        logs: the folder for what Ray would print here, when actors have logs of their own there.
 
     Raises:
         UserError: Ray is missing, or of another version.
@@ -28,24 +33,34 @@ def connect(address: str | None, *, quiet: bool) -> None:
 
     for module in part_modules():
         ray.cloudpickle.register_pickle_by_value(module)
-    if ray.is_initialized():
-        return
     settings: dict[str, Any] = {
         "include_dashboard": False,
-        "log_to_driver": not quiet,
+        "log_to_driver": logs is None,
         "logging_level": "warning",
     }
     if address is None:
         ray_constants.ENABLE_RAY_CLUSTER = False
         settings |= {"_node_ip_address": "127.0.0.1", "num_cpus": os.cpu_count()}
-    ray.init(address=address, **settings)
-    if quiet:
-        # Ray prints its own guesses on why an actor died to standard output, whatever log_to_driver says.
-        worker.global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
+    # Ray warns at every start that token authentication is on, as it should be.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    printer = worker.print_to_stdstream
+    if logs is not None:
+        # Ray prints its guesses at why an actor died on standard output, whatever log_to_driver says.
+        worker.print_to_stdstream = _writer(logs / "ray.log")
+    try:
+        if not ray.is_initialized():
+            ray.init(address=address, **settings)
+        yield
+    finally:
+        ray.shutdown()
+        worker.print_to_stdstream = printer
 
 
-def disconnect() -> None:
-    """Leave the cluster; one that `connect` started ends."""
-    import ray
+def _writer(path: Path) -> Callable[[Mapping[str, Any], bool], None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
 
-    ray.shutdown()
+    def write(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+        with path.open("a") as file:
+            file.writelines(f"{line}\n" for line in data["lines"])
+
+    return write

@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,7 +38,7 @@ class Cluster:
     ) -> None:
         self.config, self.logs = config, None if logs is None else logs.absolute()
         self.groups: list[ActorGroup] = []
-        self.folders: list[Path] = []
+        self._stack = ExitStack()
         self.watchdog = Watchdog(config.hang_deadline_s, config.report_every_s, report)
 
     @property
@@ -77,14 +78,14 @@ class Cluster:
         Not a TCP port, because torch's store would listen on every interface.
         """
         folder = tempfile.mkdtemp(prefix="rlpost-")
-        self.folders.append(Path(folder))
+        self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
         return f"file://{folder}/rendezvous"
 
     def __enter__(self) -> Cluster:
         if self.config.mode == "ray":
-            from rlpost.cluster.ray_start import connect
+            from rlpost.cluster.ray_start import connected
 
-            connect(self.config.address, quiet=self.logs is not None)
+            self._stack.enter_context(connected(self.config.address, self.logs))
         return self
 
     def __exit__(
@@ -94,15 +95,10 @@ class Cluster:
         trace: TracebackType | None,
     ) -> None:
         self.on_idle(None)
-        for group in reversed(self.groups):
-            group.close()
-        self.groups = []
-        for folder in self.folders:
-            shutil.rmtree(folder, ignore_errors=True)
-        if self.config.mode == "ray":
-            from rlpost.cluster.ray_start import disconnect
-
-            disconnect()
+        with self._stack:
+            for group in reversed(self.groups):
+                group.close()
+            self.groups = []
 
 
 def start_cluster(

@@ -92,7 +92,7 @@ class Watchdog:
         self._report_if_due(now)
 
     def table(self, refresh_s: float = 1.0) -> str:
-        """Who the driver waits for: a line for each member with a pending call, and where it is in the code."""
+        """Who the driver waits for: each member with a pending call, and where it is in the code."""
         import ray
 
         waiting = self._waiting()
