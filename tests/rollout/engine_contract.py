@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from rlpost.errors import WeightTransferError
+from rlpost.errors import RolloutError, WeightTransferError
 from rlpost.rollout import Engine, Sample, SampleRequest, SamplingSettings
 from rlpost.weights import WeightBundle, verify_receipt
 
@@ -20,10 +20,15 @@ PROMPTS = ((65, 66, 67), (40,), (100, 101, 102, 103, 104, 105, 106))
 
 @dataclass(frozen=True)
 class Subject:
-    """An engine under contract, and how to make weights for it (version, seed)."""
+    """An engine under contract, and how to make weights for it (version, seed).
+
+    Attributes:
+        cached_prompt: tokens of a prompt that is long enough for the engine's prefix cache, if it has one.
+    """
 
     engine: Engine
     bundle: Callable[[int, int], WeightBundle]
+    cached_prompt: int = 20
 
 
 def requests(n: int = 12, **settings: object) -> list[SampleRequest]:
@@ -139,6 +144,175 @@ def a_bundle_with_other_names_is_named_and_not_taken(subject: Subject) -> None:
         assert tokens(subject.engine.generate(requests())) == before
 
 
+def finish(engine: Engine) -> dict[str, Sample]:
+    """Step until nothing is unfinished."""
+    done: dict[str, Sample] = {}
+    while engine.unfinished:
+        for sample in engine.step():
+            assert sample.id not in done
+            done[sample.id] = sample
+    assert engine.step() == []
+    return done
+
+
+def start_sampling(engine: Engine, wanted: Sequence[SampleRequest]) -> dict[str, Sample]:
+    """Step until some tokens of the requests are sampled; what has finished already."""
+    before = engine.tokens
+    engine.add(wanted)
+    done: dict[str, Sample] = {}
+    while engine.tokens == before:
+        done |= {sample.id: sample for sample in engine.step()}
+    assert engine.unfinished == len(wanted) - len(done) > 0
+    return done
+
+
+def requests_may_come_while_others_run(subject: Subject) -> None:
+    wanted = requests(30)
+    expected = tokens(subject.engine.generate(wanted))
+    before = subject.engine.tokens
+    done = start_sampling(subject.engine, wanted[:13])
+    subject.engine.add(wanted[13:14])
+    done |= {sample.id: sample for sample in subject.engine.step()}
+    subject.engine.add(wanted[14:])
+    done |= finish(subject.engine)
+    assert tokens(done.values()) == expected
+    assert subject.engine.tokens - before == sum(len(ids) for ids in expected.values())
+
+
+def weights_that_come_in_flight_sample_all_later_tokens_and_no_earlier_one(subject: Subject) -> None:
+    engine, weights = subject.engine, {3: subject.bundle(3, 1), 4: subject.bundle(4, 2)}
+    wanted = requests(80, max_tokens=40)
+    engine.load_weights(weights[3])
+    done = start_sampling(engine, wanted)
+    assert all(set(sample.versions) == {3} for sample in done.values())
+    verify_receipt(weights[4], engine.load_weights(weights[4]))
+    assert engine.version == 4
+    done |= finish(engine)
+    assert sorted(done) == sorted(r.id for r in wanted)
+    assert any(set(sample.versions) == {3, 4} for sample in done.values())
+    for version in (4, 3):
+        engine.load_weights(weights[version])
+        probed = engine.probe([r.prompt_token_ids + done[r.id].token_ids for r in wanted])
+        for request, logprobs in zip(wanted, probed, strict=True):
+            sample = done[request.id]
+            assert list(sample.versions) == sorted(sample.versions)
+            of_response = logprobs[len(request.prompt_token_ids) - 1 :]
+            for i in (i for i, v in enumerate(sample.versions) if v == version):
+                assert sample.logprobs[i] == pytest.approx(of_response[i], abs=1e-4)
+
+
+def equal_weights_in_flight_change_no_token(subject: Subject) -> None:
+    wanted = [*requests(12, max_tokens=40), *stop_requests()]
+    subject.engine.load_weights(subject.bundle(0, 1))
+    expected = tokens(subject.engine.generate(wanted))
+    done = start_sampling(subject.engine, wanted)
+    for version in (1, 2):
+        subject.engine.load_weights(subject.bundle(version, 1))
+        done |= {sample.id: sample for sample in subject.engine.step()}
+    done |= finish(subject.engine)
+    assert tokens(done.values()) == expected
+    versions = {v for sample in done.values() for v in sample.versions}
+    assert versions <= {0, 1, 2} and 2 in versions
+
+
+def stop_requests() -> list[SampleRequest]:
+    """Some whose responses a frequent letter ends."""
+    stops = SamplingSettings(max_tokens=40, stop=("e", "a", "o"))
+    return [SampleRequest(f"s{i}", PROMPTS[i % 3], 5000 + i, stops) for i in range(12)]
+
+
+def a_probe_in_flight_is_of_the_weights_in_use_and_changes_no_sample(subject: Subject) -> None:
+    wanted, sequences = requests(80, max_tokens=30), [(65, 66, 67, 68), (70, 71)]
+    subject.engine.load_weights(subject.bundle(0, 1))
+    expected = tokens(subject.engine.generate(wanted))
+    probed = subject.engine.probe(sequences)
+    done = start_sampling(subject.engine, wanted)
+    for found, alone in zip(subject.engine.probe(sequences), probed, strict=True):
+        assert found == pytest.approx(alone, abs=1e-4)
+    assert subject.engine.unfinished == len(wanted) - len(done)
+    done |= finish(subject.engine)
+    assert tokens(done.values()) == expected
+
+
+def a_prompt_that_was_cached_is_computed_again_with_new_weights(subject: Subject) -> None:
+    prompt = tuple(60 + i % 50 for i in range(subject.cached_prompt))
+    wanted = [SampleRequest(f"r{i}", prompt, i, SamplingSettings(max_tokens=3)) for i in range(4)]
+    for version in (0, 1, 2):
+        subject.engine.load_weights(subject.bundle(version, version))
+        for _ in range(2):
+            samples = subject.engine.generate(wanted)
+            probed = subject.engine.probe([prompt + sample.token_ids for sample in samples])
+            for sample, logprobs in zip(samples, probed, strict=True):
+                assert sample.logprobs == pytest.approx(logprobs[len(prompt) - 1 :], abs=1e-4)
+
+
+def aborted_requests_are_forgotten(subject: Subject) -> None:
+    wanted = requests(80, max_tokens=30)
+    expected = tokens(subject.engine.generate(wanted))
+    start_sampling(subject.engine, wanted)
+    sampled = subject.engine.tokens
+    subject.engine.abort()
+    assert subject.engine.unfinished == 0
+    assert subject.engine.step() == []
+    assert subject.engine.tokens >= sampled
+    subject.engine.abort()
+    assert tokens(subject.engine.generate(wanted)) == expected
+
+
+def generate_and_sleep_are_refused_while_requests_run(subject: Subject) -> None:
+    wanted = requests(80)
+    expected = tokens(subject.engine.generate(wanted))
+    done = start_sampling(subject.engine, wanted)
+    with pytest.raises(RolloutError, match="nothing else"):
+        subject.engine.generate([replace(wanted[0], id="other")])
+    with pytest.raises(RolloutError, match="cannot sleep"):
+        subject.engine.sleep()
+    assert tokens((done | finish(subject.engine)).values()) == expected
+
+
+def requests_of_one_id_are_refused_together(subject: Subject) -> None:
+    one = requests(1)[0]
+    for twins in ([one, one], [replace(one, id="new"), one]):
+        subject.engine.add([one])
+        with pytest.raises(RolloutError, match="'r0'"):
+            subject.engine.add(twins)
+        assert list(finish(subject.engine)) == ["r0"]
+
+
+def weights_older_than_those_of_running_requests_are_refused(subject: Subject) -> None:
+    subject.engine.load_weights(subject.bundle(5, 1))
+    wanted = requests(80)
+    expected = tokens(subject.engine.generate(wanted))
+    done = start_sampling(subject.engine, wanted)
+    with pytest.raises(WeightTransferError, match="version 4"):
+        subject.engine.load_weights(subject.bundle(4, 2))
+    assert tokens((done | finish(subject.engine)).values()) == expected
+
+
+def an_engine_that_sleeps_has_no_weights_until_it_is_given_some(subject: Subject) -> None:
+    engine, weights = subject.engine, subject.bundle(1, 1)
+    engine.load_weights(weights)
+    expected = tokens(engine.generate(requests()))
+    for _ in range(2):
+        engine.sleep()
+        assert engine.version == -1
+    for asleep in (
+        lambda: engine.add(requests()),
+        lambda: engine.generate(requests()),
+        lambda: engine.probe([(65, 66)]),
+        lambda: engine.load_weights(weights),
+    ):
+        with pytest.raises(RolloutError, match="asleep"):
+            asleep()
+    for _ in range(2):
+        engine.wake()
+        assert engine.version == -1
+    with pytest.raises(RolloutError, match="has no weights"):
+        engine.generate(requests())
+    verify_receipt(weights, engine.load_weights(weights))
+    assert tokens(engine.generate(requests())) == expected
+
+
 CONTRACT = (
     samples_come_in_the_order_of_the_requests,
     every_token_has_a_logprob_and_the_version_in_use,
@@ -150,4 +324,14 @@ CONTRACT = (
     greedy_takes_the_likeliest_token_whatever_the_seed,
     a_transfer_is_receipted_and_changes_what_is_sampled,
     a_bundle_with_other_names_is_named_and_not_taken,
+    requests_may_come_while_others_run,
+    weights_that_come_in_flight_sample_all_later_tokens_and_no_earlier_one,
+    equal_weights_in_flight_change_no_token,
+    a_probe_in_flight_is_of_the_weights_in_use_and_changes_no_sample,
+    a_prompt_that_was_cached_is_computed_again_with_new_weights,
+    aborted_requests_are_forgotten,
+    generate_and_sleep_are_refused_while_requests_run,
+    requests_of_one_id_are_refused_together,
+    weights_older_than_those_of_running_requests_are_refused,
+    an_engine_that_sleeps_has_no_weights_until_it_is_given_some,
 )

@@ -10,10 +10,10 @@ import time
 import pytest
 import torch
 
-from rlpost.errors import DeadlineError, RolloutError
-from rlpost.rollout.vllm_buckets import BufferReader, SharedBuffer, plan_buckets
+from rlpost.errors import DeadlineError, RolloutError, WeightTransferError
+from rlpost.rollout.vllm_buckets import SharedBuffer, read_update
 from rlpost.rollout.vllm_calls import EngineCalls
-from rlpost.weights import checksum
+from rlpost.weights import SharedWeights, checksum
 
 TENSORS = {
     "a": torch.arange(7, dtype=torch.float32),
@@ -24,46 +24,76 @@ TENSORS = {
 }
 
 
-def checksums_of_another_process(path, rounds, answers):
-    """Reads every bucket that `rounds` names and answers with (name, checksum) pairs."""
-    reader = BufferReader()
-    for size, bucket in iter(rounds.get, None):
-        answers.put([(name, checksum(tensor)) for name, tensor in reader.read(path, size, bucket)])
+def checksums_of_another_process(updates, answers):
+    """Reads what each update says and answers with the checksums, or with the error's text."""
+    for update in iter(updates.get, None):
+        try:
+            answers.put({name: checksum for name, (_, checksum) in read_update(**update).items()})
+        except WeightTransferError as error:
+            answers.put(str(error))
 
 
-@pytest.mark.parametrize("limit", [1, 100, 200, 10**6])
-def test_another_process_reads_every_tensor_as_it_was_written(limit):
+@pytest.fixture
+def reader():
+    """A function that has another process read an update."""
     context = multiprocessing.get_context("spawn")
-    rounds, answers = context.Queue(), context.Queue()
-    buffer, found = SharedBuffer(), []
-    reader = context.Process(
-        target=checksums_of_another_process, args=(buffer.path, rounds, answers), daemon=True
-    )
-    reader.start()
-    for bucket in plan_buckets(TENSORS, limit):
-        buffer.write(bucket, TENSORS)
-        rounds.put((buffer.size, bucket))
-        found += answers.get(timeout=60)
-    rounds.put(None)
-    reader.join(timeout=60)
-    buffer.close()
-    assert found == [(name, checksum(tensor)) for name, tensor in TENSORS.items()]
+    updates, answers = context.Queue(), context.Queue()
+    process = context.Process(target=checksums_of_another_process, args=(updates, answers), daemon=True)
+    process.start()
+
+    def read(update):
+        updates.put(update)
+        return answers.get(timeout=60)
+
+    yield read
+    updates.put(None)
+    process.join(timeout=60)
 
 
-def test_buckets_hold_all_tensors_in_order_within_the_limit():
-    tensors = {f"t{i}": torch.zeros(i % 40 + 1) for i in range(300)}
-    buckets = list(plan_buckets(tensors, 1024))
-    assert [place.name for bucket in buckets for place in bucket] == list(tensors)
-    for bucket in buckets:
-        assert bucket[-1].offset + tensors[bucket[-1].name].nbytes <= 1024
-        assert all(place.offset % 64 == 0 for place in bucket)
+@pytest.mark.parametrize("where", ["plain", "shared"])
+def test_another_process_reads_every_tensor_as_it_was_written(where, reader):
+    buffer, owner = SharedBuffer(), SharedWeights()
+    expected = {name: checksum(tensor) for name, tensor in TENSORS.items()}
+    for limit in (1, 100, 200, 10**6):
+        tensors = TENSORS
+        if where == "shared":
+            tensors = owner.export(0, [TENSORS], None).tensors
+        found = {}
+        for update in buffer.updates(tensors, limit):
+            found |= reader(update)
+        assert found == expected
+        assert list(found) == list(TENSORS)
 
 
-def test_the_number_of_buckets_depends_on_bytes_and_not_on_tensors():
-    few = {"w": torch.zeros(1024)}
-    many = {f"w{i}": torch.zeros(16) for i in range(64)}
-    assert len(list(plan_buckets(few, 2048))) == 1
-    assert len(list(plan_buckets(many, 2048))) == 2
+@pytest.mark.parametrize("where", ["plain", "shared"])
+def test_a_transfer_takes_as_many_messages_for_a_thousand_tensors_as_for_ten(where, reader):
+    buffer, owner = SharedBuffer(), SharedWeights()
+    for limit, expected in ((2**18, 10), (2**22, 1)):
+        for count in (10, 1000):
+            tensors = {f"w{i}": torch.full((640_000 // count,), float(i)) for i in range(count)}
+            if where == "shared":
+                tensors = owner.export(0, [tensors], torch.float32).tensors
+            answers = [reader(update) for update in buffer.updates(tensors, limit)]
+            assert sum(len(answer) for answer in answers) == count
+            assert len(answers) == expected
+
+
+def test_tensors_in_shared_memory_do_not_go_through_the_engines_own_buffer():
+    buffer, owner = SharedBuffer(), SharedWeights()
+    tensors = owner.export(0, [TENSORS], torch.float32).tensors
+    before = buffer.size
+    (update,) = buffer.updates(tensors)
+    assert buffer.size == before
+    assert update["region"][1] == tensors.region.path
+
+
+def test_an_update_that_was_overtaken_is_refused(reader):
+    buffer = SharedBuffer()
+    updates = buffer.updates(TENSORS, 100)
+    first = next(updates)
+    assert "a" in reader(first)
+    next(updates)
+    assert "given up this version" in reader(first)
 
 
 @pytest.fixture
