@@ -46,21 +46,23 @@ def collate(trajectories: Sequence[Trajectory]) -> tuple[ModelInputs, TokenBatch
         tuple(torch.tensor(t.prompt.token_ids, dtype=torch.int64) for t in trajectories), tuple(ids)
     )
     turns = [turn for t in trajectories for turn in t.turns]
+    owner_N = torch.arange(len(turns)).repeat_interleave(
+        torch.tensor([len(t.token_ids) for t in turns], dtype=torch.int64)
+    )
     group_of = {key: g for g, key in enumerate(dict.fromkeys(t.prompt.id for t in trajectories))}
     batch = TokenBatch(
         sequence_N=_owners(ids),
-        mask_N=torch.tensor([turn.by_policy for turn in turns for _ in turn.token_ids], dtype=torch.bool),
-        turn_N=torch.tensor(
-            [k for t in trajectories for k, turn in enumerate(t.turns) for _ in turn.token_ids],
-            dtype=torch.int64,
-        ),
+        mask_N=torch.tensor([turn.by_policy for turn in turns], dtype=torch.bool)[owner_N],
+        turn_N=torch.tensor([k for t in trajectories for k in range(len(t.turns))], dtype=torch.int64)[
+            owner_N
+        ],
         group_S=torch.tensor([group_of[t.prompt.id] for t in trajectories], dtype=torch.int64),
         reward_S=torch.tensor([_score(t) for t in trajectories], dtype=torch.float64),
         truncated_S=torch.tensor([t.truncated for t in trajectories], dtype=torch.bool),
         demonstration_S=torch.zeros(len(trajectories), dtype=torch.bool),
         signals={
-            "behaviour_logprob": torch.tensor(
-                [lp for turn in turns for lp in turn.logprobs], dtype=torch.float32
+            "behaviour_logprob": torch.cat(
+                [torch.tensor(turn.logprobs, dtype=torch.float32) for turn in turns] or [torch.zeros(0)]
             )
         },
     )

@@ -119,7 +119,38 @@ _ROLLOUT = (
         "rollout/version_lag_max",
         "versions",
         "max over trained tokens of (the learner's version - the version that sampled the token)",
-        "0 when synchronous; never above the allowed staleness",
+        "0 when synchronous; never above `train.max_staleness`",
+    ),
+    Metric(
+        "rollout/version_lag_mean",
+        "versions",
+        "mean of the same over trained tokens",
+        "well below `train.max_staleness`, unless workers are ahead all the time",
+    ),
+    Metric(
+        "rollout/version_lag/*",
+        "share",
+        "trained tokens that lag this many versions behind / trained tokens",
+        "all at 0 when synchronous",
+    ),
+    Metric(
+        "rollout/batches_ahead",
+        "steps",
+        "later steps whose responses were still being sampled when this step's were complete",
+        "at most `train.max_staleness`",
+    ),
+    Metric(
+        "rollout/worker_restarts",
+        "workers",
+        "rollout workers that were lost and replaced since the last step's batch was complete",
+        "0",
+        high=0,
+    ),
+    Metric(
+        "rollout/resubmitted_samples",
+        "responses",
+        "responses that lost workers had not finished, sampled anew by their successors",
+        "0",
     ),
 )
 
@@ -494,8 +525,18 @@ _EVALUATION = (
 
 _TIME = (
     Metric("time/step_s", "s", "wall time of the whole step", "the sum of the rest and little more"),
-    Metric("time/rollout_s", "s", "sampling", "usually the largest"),
-    Metric("time/scoring_s", "s", "reward functions", "small; otherwise raise `scoring.workers`"),
+    Metric(
+        "time/rollout_s",
+        "s",
+        "waiting until the step's responses were sampled and scored",
+        "usually the largest; small when sampling runs ahead",
+    ),
+    Metric(
+        "time/scoring_s",
+        "s",
+        "reward functions, beside sampling where workers are processes of their own",
+        "small; otherwise raise `scoring.workers`",
+    ),
     Metric("time/signals_s", "s", "forward passes for log-probs and entropy before the updates", "-"),
     Metric("time/update_s", "s", "forward, backward and optimizer", "-"),
     Metric("time/transfer_s", "s", "weights to the engines, proofs included", "small"),

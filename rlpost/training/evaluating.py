@@ -74,6 +74,7 @@ class Evaluator:
                 engine=stage.rollout.engine,
             ),
         )
+        self.workers.rest()
         summary = {"step": state.step, "next_stage": stage.name, **result.summary()}
         state.evaluations.append(summary)
         self.progress.evaluation(f"step {state.step}", summary)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,8 +20,14 @@ from rlpost.weights.bundle import WeightBundle
 class Learners:
     """Cuts batches over the ranks and puts their answers together again."""
 
+    ROLE: ClassVar[str] = "learner"
+
     def __init__(self, group: ActorGroup) -> None:
         self.group = group
+
+    def restart(self, arguments: Sequence[Mapping[str, object]]) -> None:
+        """End every rank and start fresh ones; `start_stage` is next."""
+        self.group.restart_all(arguments)
 
     def start_stage(self, train: TrainConfig, *, reference: bool) -> None:
         """Fresh optimizer and schedule; a frozen reference copy where an objective asks for one."""

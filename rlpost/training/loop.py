@@ -1,6 +1,7 @@
 """The training loop: collect, prepare, update; then write down, evaluate, save.
 
-Synchronous: every token of a step is sampled by the weights that the step then changes.
+Whether sampling and training take turns or overlap is the source's business (`train.max_staleness`);
+the loop asks for one step's batch after the other.
 """
 
 from __future__ import annotations
@@ -49,9 +50,7 @@ def train_stage(run: Run, stage: StageConfig, prompts: PromptSet, source: Source
     while state.stage_step < train.steps:
         start = time.perf_counter()
         metrics = train_step(run.learners, state, stage, objective, source, sampler)
-        state.sampler = sampler.state_dict()
         metrics |= {
-            "data/epoch": float(sampler.epoch),
             "data/prompts_dropped": float(prompts.counts["dropped"]),
             "data/prompts_truncated": float(prompts.counts["truncated"]),
             "time/step_s": time.perf_counter() - start,
@@ -85,11 +84,13 @@ def train_step(
     adapt(configured, state, report, data.batch.S)
     if data.prompt_ids:
         state.remember(data.prompt_ids, prepared.reward_S.tolist())
+    state.sampler = dict(data.sampler)
     state.step, state.stage_step, state.version = state.step + 1, state.stage_step + 1, state.version + 1
     state.samples += data.samples
     state.trained_tokens += int(report.get("learner/trained_tokens", 0))
     times = {"time/signals_s": signalled - collected, "time/update_s": time.perf_counter() - signalled}
-    return data.metrics | report | coefficient_metrics(objective) | times
+    epoch = {"data/epoch": float(data.epoch)}
+    return data.metrics | epoch | report | coefficient_metrics(objective) | times
 
 
 def prepare(

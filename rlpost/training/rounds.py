@@ -7,7 +7,7 @@ arXiv 2503.14476) has further prompts sampled until enough groups are informativ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +19,9 @@ from rlpost.estimator.selection.rewards import Refilling, refilling
 
 Sample = Callable[[Sequence[Prompt]], list[Trajectory]]
 """Scored trajectories of some prompts, prompt by prompt."""
+
+Rounds = Generator[list[Prompt], list[Trajectory], "Gathered"]
+"""A step that is being sampled: yields prompts, is sent their scored trajectories, returns all of them."""
 
 
 @dataclass
@@ -58,21 +61,38 @@ def wants_greedy(objective: Objective) -> bool:
 
 
 def gather(sampler: PromptSampler, sample: Sample, objective: Objective, wanted: int) -> Gathered:
+    """One step's groups, where `sample` answers at once; see `rounds`."""
+    asked = rounds(sampler, objective, wanted)
+    prompts = next(asked)
+    while True:
+        try:
+            prompts = asked.send(sample(prompts))
+        except StopIteration as end:
+            gathered: Gathered = end.value
+            return gathered
+
+
+def rounds(sampler: PromptSampler, objective: Objective, wanted: int) -> Rounds:
     """One step's groups, after one round, or after as many as the objective's selection asks for.
 
     Args:
         sampler: gives the step's prompts; none of them twice.
-        sample: samples and scores a round's prompts.
         wanted: groups that the batch is to hold.
+
+    Yields:
+        the prompts of each round; their scored trajectories are to be sent back.
+
+    Returns:
+        what the step sampled.
     """
     refill = refilling(objective.selection)
     greedy = wants_greedy(objective)
     gathered = Gathered()
-    found = _take(sampler.next_batch(), sample, gathered, greedy)
+    found = yield from _round(sampler.next_batch(), gathered, greedy)
     if refill is None:
         gathered.groups = found
     else:
-        _refill(sampler, sample, gathered, refill, found, wanted, greedy)
+        yield from _refill(sampler, gathered, refill, found, wanted, greedy)
     if greedy:
         asked = [t for t in gathered.trajectories if t.greedy]
         failed = sum(t.reward is None or t.reward.failed for t in asked)
@@ -81,6 +101,11 @@ def gather(sampler: PromptSampler, sample: Sample, objective: Objective, wanted:
             "rollout/greedy_failures": float(failed),
         }
     return gathered
+
+
+def draws_once(objective: Objective) -> bool:
+    """Whether a step's prompts are all drawn in its first round."""
+    return refilling(objective.selection) is None
 
 
 def next_round(missing: int, informative: int, tried: int, most: int) -> int:
@@ -94,37 +119,37 @@ def next_round(missing: int, informative: int, tried: int, most: int) -> int:
 
 def _refill(
     sampler: PromptSampler,
-    sample: Sample,
     gathered: Gathered,
     refill: Refilling,
     found: list[list[Trajectory]],
     wanted: int,
     greedy: bool,
-) -> None:
+) -> Generator[list[Prompt], list[Trajectory], None]:
     """Further rounds, until `wanted` groups are informative, the rounds or the prompts run out."""
     informative = _informative(found, refill)
-    rounds = 1
-    while len(informative) < wanted and rounds < refill.max_rounds:
+    made = 1
+    while len(informative) < wanted and made < refill.max_rounds:
         count = next_round(wanted - len(informative), len(informative), gathered.prompts, wanted)
         prompts = sampler.more(count)
         if not prompts:
             break
-        informative += _informative(_take(prompts, sample, gathered, greedy), refill)
-        rounds += 1
+        found = yield from _round(prompts, gathered, greedy)
+        informative += _informative(found, refill)
+        made += 1
     gathered.groups = informative[:wanted]
     gathered.metrics |= {
-        "rollout/rounds": float(rounds),
+        "rollout/rounds": float(made),
         "signal/uninformative_groups": float(gathered.prompts - len(informative)),
         "signal/surplus_groups": float(len(informative) - len(gathered.groups)),
         "signal/missing_groups": float(wanted - len(gathered.groups)),
     }
 
 
-def _take(
-    prompts: Sequence[Prompt], sample: Sample, gathered: Gathered, greedy: bool
-) -> list[list[Trajectory]]:
-    """Sample one round, note it down, and return the usable trajectories of each prompt that has some."""
-    trajectories = sample(prompts)
+def _round(
+    prompts: list[Prompt], gathered: Gathered, greedy: bool
+) -> Generator[list[Prompt], list[Trajectory], list[list[Trajectory]]]:
+    """Have one round sampled, note it down, and return the usable trajectories of each prompt with some."""
+    trajectories = yield prompts
     gathered.prompts += len(prompts)
     gathered.trajectories += trajectories
     groups: dict[str, list[Trajectory]] = {prompt.id: [] for prompt in prompts}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,21 @@ from rlpost.cluster import Cluster, start_cluster
 from rlpost.config import dump_config, stage_objective
 from rlpost.config.schema import RewardConfig, RunConfig, StageConfig
 from rlpost.data import PromptSet, load_prompts
+from rlpost.errors import ActorLostError
 from rlpost.learner import DeepSpeedLearner, TorchLearner
 from rlpost.models import load_tokenizer
 from rlpost.monitor import MetricsWriter, Progress, write_report
 from rlpost.rollout import RolloutWorker
 from rlpost.scoring import Scorer
+from rlpost.scoring.line import ScoringLine
 from rlpost.training.evaluating import Evaluator, before_and_after, evaluation_data
 from rlpost.training.learners import Learners
 from rlpost.training.loop import Run, train_stage
+from rlpost.training.recovery import Recovery, rewind
+from rlpost.training.rollouts import Rollouts
 from rlpost.training.run_directory import RunDirectory, choose_directory
 from rlpost.training.saving import Saver, run_identity
-from rlpost.training.sources import Demonstrations, Rollouts, Source
+from rlpost.training.sources import Demonstrations, Source
 from rlpost.training.state import RunState
 from rlpost.training.workers import Workers
 
@@ -51,9 +56,10 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
         scorer = stack.enter_context(Scorer(run_rewards(config), config.scoring))
         if config.scoring.canary:
             scorer.canary(data[sampling_stages(config)[0].name].prompts)
-        cluster = stack.enter_context(start_cluster(config.cluster))
+        line = stack.enter_context(ScoringLine(scorer, background=config.cluster.mode == "ray"))
         progress = stack.enter_context(Progress(config.name))
-        learners, workers = start_actors(cluster, config, directory, data)
+        cluster = stack.enter_context(start_cluster(config.cluster, directory.logs, progress.message))
+        learners, workers = start_actors(cluster, config, directory, data, progress.message)
         identity = run_identity(config, {name: prompts.fingerprint for name, prompts in data.items()})
         saver = Saver(directory, config.checkpoint, identity, learners)
         state, learner_path = RunState(), None
@@ -63,16 +69,60 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
         elif resume:
             progress.message("there is no checkpoint yet: starting from the beginning")
         directory.write_config(dump_config(config))
-        directory.drop_after(state.step)
         metrics = stack.enter_context(MetricsWriter(directory.path, config.monitor.tensorboard))
-        metrics.truncate_after(state.step)
+        take_back = rewind(directory, metrics.truncate_after)
+        take_back(state.step)
         evaluator = Evaluator(
             config, held_out_data, held_out, tokenizer, learners, workers, scorer, directory, progress
         )
         run = Run(config, learners, state, metrics, progress, evaluator, saver)
-        run_stages(run, data, workers, scorer, directory, learner_path)
+        sampling = Sampling(workers, line, directory if config.monitor.rollouts else None, cluster)
+        recovery = Recovery(
+            saver,
+            config.cluster.max_restarts,
+            restart=lambda: learners.restart(learner_arguments(cluster, config, directory)),
+            abandon=sampling.abandon,
+            rewind=take_back,
+            report=progress.message,
+        )
+        run = run_stages(run, data, sampling, recovery, learner_path)
         finish(run, directory)
     return directory.path
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What the stages that sample share.
+
+    Attributes:
+        keep: where every step's trajectories are written; None keeps none.
+    """
+
+    workers: Workers
+    line: ScoringLine
+    keep: RunDirectory | None
+    cluster: Cluster
+
+    def source(self, run: Run, stage: StageConfig) -> Rollouts:
+        """The batches of a stage that samples; finished responses move on while learners work."""
+        self.workers.configure(stage.rollout)
+        rollouts = Rollouts(
+            stage,
+            run.config.seed,
+            run.learners,
+            self.workers,
+            self.line,
+            self.keep,
+            run.config.cluster.report_every_s,
+            run.progress.message,
+        )
+        self.cluster.on_idle(rollouts.pump)
+        return rollouts
+
+    def abandon(self) -> None:
+        """Forget all that is being sampled and scored."""
+        self.line.drop()
+        self.workers.abandon()
 
 
 def run_rewards(config: RunConfig) -> list[RewardConfig]:
@@ -85,59 +135,84 @@ def sampling_stages(config: RunConfig) -> list[StageConfig]:
     return [stage for stage in config.stages if stage.source == "rollouts"] or config.stages[-1:]
 
 
-def start_actors(
-    cluster: Cluster, config: RunConfig, directory: RunDirectory, data: Mapping[str, PromptSet]
-) -> tuple[Learners, Workers]:
-    """The learner ranks and the rollout workers, inline or on Ray."""
-    ranks, threads = config.cluster.learner_ranks, config.cluster.threads
-    meet = cluster.rendezvous() if ranks > 1 else None
+def learner_arguments(cluster: Cluster, config: RunConfig, directory: RunDirectory) -> list[dict[str, Any]]:
+    """What each learner rank is made with; the place where ranks meet serves one group only."""
+    ranks = config.cluster.learner_ranks
     common: dict[str, Any] = {
         "model": config.model,
         "train": config.stages[0].train,
         "seed": config.seed,
         "world_size": ranks,
-        "rendezvous": meet,
+        "rendezvous": cluster.rendezvous() if ranks > 1 else None,
         "replay_dir": directory.replay,
-        "threads": threads,
+        "threads": config.cluster.threads,
         "deadline_s": config.cluster.deadline_s,
     }
-    learner: type[TorchLearner | DeepSpeedLearner] = TorchLearner
     if config.learner.backend == "deepspeed":
-        learner, common["settings"] = DeepSpeedLearner, config.learner
+        common["settings"] = config.learner
+    return [common | {"rank": rank} for rank in range(ranks)]
+
+
+def start_actors(
+    cluster: Cluster,
+    config: RunConfig,
+    directory: RunDirectory,
+    data: Mapping[str, PromptSet],
+    report: Callable[[str], None],
+) -> tuple[Learners, Workers]:
+    """The learner ranks and the rollout workers, inline or on Ray."""
+    deepspeed = config.learner.backend == "deepspeed"
+    learner: type[TorchLearner | DeepSpeedLearner] = DeepSpeedLearner if deepspeed else TorchLearner
     learners = Learners(
-        cluster.start_group("learner", learner, [common | {"rank": rank} for rank in range(ranks)])
+        cluster.start_group(Learners.ROLE, learner, learner_arguments(cluster, config, directory))
     )
     rollout = sampling_stages(config)[0].rollout
-    worker = {"model": config.model, "rollout": rollout, "seed": config.seed, "threads": threads}
-    group = cluster.start_group("rollout worker", RolloutWorker, [worker] * rollout.workers)
+    worker = {
+        "model": config.model,
+        "rollout": rollout,
+        "seed": config.seed,
+        "threads": config.cluster.threads,
+        "background": config.cluster.mode == "ray",
+    }
+    group = cluster.start_group(Workers.ROLE, RolloutWorker, [worker] * rollout.workers)
     prompts = next(iter(data.values())).prompts
-    return learners, Workers(group, config.weights, prompts)
+    return learners, Workers(group, config.weights, config.cluster, prompts, report)
 
 
 def run_stages(
     run: Run,
     data: Mapping[str, PromptSet],
-    workers: Workers,
-    scorer: Scorer,
-    directory: RunDirectory,
+    sampling: Sampling,
+    recovery: Recovery,
     learner_path: Path | None,
-) -> None:
-    """Every stage that is not done yet; the one in the middle of which the run stopped goes on there."""
+) -> Run:
+    """Every stage that is not done yet; the one in the middle of which the run stopped goes on there.
+
+    Returns:
+        the run with its last state, which after a recovery is another object.
+    """
     while run.state.stage < len(run.config.stages):
-        stage = run.config.stages[run.state.stage]
-        reference = "ref_logprob" in stage_objective(stage).signals
-        run.learners.start_stage(stage.train, reference=reference)
-        if learner_path is not None:
-            run.learners.load(learner_path, weights_only=run.state.stage_step == 0)
+        try:
+            run_stage(run, data, sampling, learner_path)
             learner_path = None
-        source: Source = Demonstrations()
-        if stage.source == "rollouts":
-            workers.configure(stage.rollout)
-            kept = directory if run.config.monitor.rollouts else None
-            source = Rollouts(stage, run.config.seed, run.learners, workers, scorer, kept)
-        train_stage(run, stage, data[stage.name], source)
+        except ActorLostError as error:
+            state, learner_path = recovery.after(error, run.state)
+            run = replace(run, state=state)
     if learner_path is not None:
         run.learners.load(learner_path)
+    return run
+
+
+def run_stage(run: Run, data: Mapping[str, PromptSet], sampling: Sampling, learner_path: Path | None) -> None:
+    """One stage, from its beginning or from what is to be loaded."""
+    stage = run.config.stages[run.state.stage]
+    run.learners.start_stage(stage.train, reference="ref_logprob" in stage_objective(stage).signals)
+    if learner_path is not None:
+        run.learners.load(learner_path, weights_only=run.state.stage_step == 0)
+    source: Source = Demonstrations()
+    if stage.source == "rollouts":
+        source = sampling.source(run, stage)
+    train_stage(run, stage, data[stage.name], source)
 
 
 def finish(run: Run, directory: RunDirectory) -> None:

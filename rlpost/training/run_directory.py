@@ -41,6 +41,11 @@ class RunDirectory:
         """Batches that stopped the run, for `rlpost replay`."""
         return self.path / "replay"
 
+    @property
+    def logs(self) -> Path:
+        """What each actor's process printed."""
+        return self.path / "logs"
+
     def rollouts(self, step: int) -> Path:
         return self.path / "rollouts" / f"step-{step:06d}.jsonl"
 

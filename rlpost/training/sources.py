@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 
@@ -16,13 +16,10 @@ from rlpost.data.collate import ModelInputs, collate, collate_demonstrations, re
 from rlpost.data.trajectory import OUTCOMES, Prompt, Trajectory
 from rlpost.errors import DataError
 from rlpost.estimator import Objective, TokenBatch
-from rlpost.scoring import Scorer
-from rlpost.training.learners import Learners
-from rlpost.training.recording import read_rollouts, write_rollouts
+from rlpost.training.recording import read_rollouts
 from rlpost.training.rounds import Gathered, gather, wants_greedy
 from rlpost.training.run_directory import RunDirectory
 from rlpost.training.state import RunState
-from rlpost.training.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -32,6 +29,8 @@ class StepData:
     Attributes:
         prompt_ids: of the batch's rows, in their order; empty for demonstrations.
         samples: responses sampled, or demonstrations used.
+        sampler: the prompt sampler's state after this step's last draw, where a resumed run goes on.
+        epoch: the sampler's, then.
     """
 
     inputs: ModelInputs
@@ -39,6 +38,12 @@ class StepData:
     prompt_ids: Sequence[str]
     samples: int
     metrics: dict[str, float]
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    epoch: int = 0
+
+    def drawn(self, sampler: Mapping[str, Any], epoch: int) -> StepData:
+        """The same, with where the sampler stood."""
+        return replace(self, sampler=sampler, epoch=epoch)
 
 
 class Source(Protocol):
@@ -55,47 +60,8 @@ class Demonstrations:
     def collect(self, sampler: PromptSampler, objective: Objective, state: RunState) -> StepData:
         prompts = sampler.next_batch()
         inputs, batch = collate_demonstrations(prompts)
-        return StepData(inputs, batch, (), len(prompts), {"data/prompts": float(len(prompts))})
-
-
-class Rollouts:
-    """Sampled responses, scored."""
-
-    def __init__(
-        self,
-        stage: StageConfig,
-        seed: int,
-        learners: Learners,
-        workers: Workers,
-        scorer: Scorer,
-        keep: RunDirectory | None,
-    ) -> None:
-        self.stage, self.seed = stage, seed
-        self.learners, self.workers, self.scorer, self.keep = learners, workers, scorer, keep
-
-    def collect(self, sampler: PromptSampler, objective: Objective, state: RunState) -> StepData:
-        start = time.perf_counter()
-        metrics = self.workers.sync(self.learners, state.version)
-        times = {"time/transfer_s": time.perf_counter() - start, "time/rollout_s": 0.0, "time/scoring_s": 0.0}
-        done: list[Trajectory] = []
-
-        def sample(prompts: Sequence[Prompt]) -> list[Trajectory]:
-            start = time.perf_counter()
-            sampled = self.workers.rollout(
-                prompts, self.stage, state.stage_step + 1, self.seed, greedy=wants_greedy(objective)
-            )
-            rolled = time.perf_counter()
-            scored = self.scorer.score(sampled)
-            times["time/rollout_s"] += rolled - start
-            times["time/scoring_s"] += time.perf_counter() - rolled
-            done.extend(scored)
-            if self.keep is not None:
-                write_rollouts(self.keep.rollouts(state.step + 1), done)
-            self.scorer.check_failures([t.reward for t in done if t.reward is not None])
-            return scored
-
-        gathered = gather(sampler, sample, objective, self.stage.train.prompts_per_step)
-        return step_data(gathered, objective, reward_weights(self.stage), metrics | times, state.version)
+        metrics = {"data/prompts": float(len(prompts))}
+        return StepData(inputs, batch, (), len(prompts), metrics, sampler.state_dict(), sampler.epoch)
 
 
 class Recorded:
@@ -123,7 +89,8 @@ class Recorded:
             return [t for prompt in prompts for t in recorded[prompt.id]]
 
         gathered = gather(sampler, sample, objective, self.stage.train.prompts_per_step)
-        return step_data(gathered, objective, reward_weights(self.stage), {}, state.version)
+        data = step_data(gathered, objective, reward_weights(self.stage), {}, state.version)
+        return data.drawn(sampler.state_dict(), sampler.epoch)
 
 
 def reward_weights(stage: StageConfig) -> dict[str, float]:
@@ -158,7 +125,7 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Lengths, outcomes, rewards and version lag of one step's samples."""
     lengths = [t.length for t in trajectories]
-    lags = [version - v for t in trajectories for turn in t.turns if turn.by_policy for v in turn.versions]
+    lags = version_lags(trajectories, version)
     metrics = {
         "rollout/samples": float(len(trajectories)),
         "rollout/dropped_samples": float(len(trajectories) - len(usable)),
@@ -166,7 +133,10 @@ def rollout_metrics(
         "rollout/response_tokens_max": float(max(lengths)),
         "rollout/truncated_share": sum(t.truncated for t in trajectories) / len(trajectories),
         "rollout/version_lag_max": float(max(lags, default=0)),
+        "rollout/version_lag_mean": sum(lag * count for lag, count in lags.items()) / max(1, lags.total()),
     }
+    for lag in range(max(lags, default=0) + 1):
+        metrics[f"rollout/version_lag/{lag}"] = lags[lag] / max(1, lags.total())
     for outcome in OUTCOMES:
         count = sum(t.reward is not None and t.reward.outcome == outcome for t in trajectories)
         metrics[f"scoring/{outcome}"] = float(count)
@@ -180,3 +150,15 @@ def rollout_metrics(
         for name, value in (trajectory.reward.parts if trajectory.reward else {}).items():
             parts.setdefault(name, []).append(value)
     return metrics | {f"reward/part/{name}": sum(v) / len(v) for name, v in parts.items()}
+
+
+def version_lags(trajectories: Sequence[Trajectory], version: int) -> Counter[int]:
+    """How many sampled tokens lag how many versions behind `version`."""
+    lags: Counter[int] = Counter()
+    for turn in (turn for t in trajectories for turn in t.turns if turn.by_policy and turn.versions):
+        # Versions never decrease within a turn, and most turns have one.
+        if turn.versions[0] == turn.versions[-1]:
+            lags[version - turn.versions[0]] += len(turn.versions)
+        else:
+            lags.update(version - v for v in turn.versions)
+    return lags

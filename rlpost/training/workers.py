@@ -3,102 +3,178 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, ClassVar
 
 from rlpost.cluster import ActorGroup
-from rlpost.config.schema import RolloutConfig, StageConfig, WeightsConfig
+from rlpost.config.schema import ClusterConfig, RolloutConfig, StageConfig, WeightsConfig
 from rlpost.data.trajectory import Prompt, Trajectory
 from rlpost.errors import WeightTransferError
 from rlpost.rollout.engine import Sample, SampleRequest
 from rlpost.rollout.worker import RolloutTask, sample_seed, sampling_settings
 from rlpost.training.learners import Learners
+from rlpost.training.worker_pool import WorkerPool
+from rlpost.weights.bundle import WeightBundle, verify_receipt
 from rlpost.weights.transfer import WeightTransfer
 
 PROBE_SEQUENCES, PROBE_TOKENS = 4, 64
 
 
 class Workers:
-    """Deals tasks out to the workers and keeps their weights at the learner's version."""
+    """Keeps the workers' weights at the learner's version and has them sample.
 
-    def __init__(self, group: ActorGroup, weights: WeightsConfig, prompts: Sequence[Prompt]) -> None:
-        self.group = group
+    Args:
+        report: told when a worker was replaced.
+    """
+
+    ROLE: ClassVar[str] = "rollout worker"
+
+    def __init__(
+        self,
+        group: ActorGroup,
+        weights: WeightsConfig,
+        cluster: ClusterConfig,
+        prompts: Sequence[Prompt],
+        report: Callable[[str], None],
+    ) -> None:
+        self.group, self._weights = group, weights
+        self.pool = WorkerPool(group, cluster, self._prepare, report)
         probes = [p.token_ids[-PROBE_TOKENS:] for p in prompts if len(p.token_ids) > 1]
         self.transfer = WeightTransfer(
             weights.probe_every, weights.probe_tolerance, tuple(probes[:PROBE_SEQUENCES])
         )
-        self.probe_every = weights.probe_every
+        self._sleeps = cluster.placement == "colocated"
+        self._asleep = False
+        self._rollout: RolloutConfig | None = None
+        self._current: tuple[WeightBundle, Any] | None = None
+        self._sent: set[int] = set()
+        self._kept: list[Trajectory] = []
         self.version = -1
 
     def configure(self, rollout: RolloutConfig) -> None:
-        self.group.call_all("configure", rollout)
+        """Give every worker a stage's settings."""
+        self._rollout = rollout
+        self._all("configure", rollout)
 
     def sync(self, learners: Learners, version: int) -> dict[str, float]:
         """Bring every worker to `version`, with proofs; nothing to do when they are there.
 
+        Responses that are being sampled go on under the new version.
+
         Returns:
             weights/* metrics, the same whether or not a run was resumed just before.
+
+        Raises:
+            WeightTransferError: an engine does not hold what the learner sent.
+            DeadlineError: the whole of it took longer than `weights.deadline_s`.
         """
+        if self._asleep:
+            self._all("wake")
+            self._asleep, self.version = False, -1
         if self.version == version:
             return {}
+        start = time.monotonic()
         bundle = learners.export(version)
-        metrics = self.transfer.check(bundle, self.group.call_all("load_weights", bundle))
+        self._current = (bundle, self.group.share(bundle))
+        self._sent.add(version)
+        receipts = self._all("load_weights", self._current[1], since=start)
+        metrics = self.transfer.check(bundle, receipts)
         if self.transfer.due(version):
             sequences = self.transfer.probe_sequences
-            gap = self.transfer.check_probe(
-                self.group.call_all("probe", sequences), learners.probe(sequences)
-            )
-            metrics |= gap if version % self.probe_every == 0 else {}
+            answers = self._all("probe", sequences, since=start)
+            gap = self.transfer.check_probe(answers, learners.probe(sequences))
+            metrics |= gap if version % self._weights.probe_every == 0 else {}
         self.version = version
+        self.pool.forgive()
         return metrics
 
-    def rollout(
+    def rest(self) -> None:
+        """Colocated workers give their memory up to the learner until the next `sync`."""
+        if self._sleeps and not self._asleep:
+            self._all("sleep")
+            self._asleep = True
+
+    def launch(
         self, prompts: Sequence[Prompt], stage: StageConfig, stage_step: int, seed: int, *, greedy: bool
-    ) -> list[Trajectory]:
-        """The stage's number of trajectories for every prompt, prompt by prompt.
+    ) -> list[str]:
+        """Have the stage's number of trajectories sampled for every prompt; `poll` brings them.
 
         Args:
             stage_step: counted from 1; with the stage's name, part of every trajectory's id and seed.
             seed: the run's.
             greedy: sample one more of each prompt, the last one, at temperature 0.
+
+        Returns:
+            the trajectories' ids, prompt by prompt.
         """
         settings, samples = sampling_settings(stage.rollout), stage.train.samples_per_prompt
         names = [f"{k:03d}" for k in range(samples)] + (["greedy"] if greedy else [])
-        tasks = [
-            RolloutTask(
-                f"{stage.name}-{stage_step:06d}-{prompt.id}-{name}",
-                prompt,
-                sample_seed(seed, stage.name, stage_step, prompt.id, k),
-                replace(settings, temperature=0.0) if name == "greedy" else settings,
-            )
+        groups = [
+            [
+                RolloutTask(
+                    f"{stage.name}-{stage_step:06d}-{prompt.id}-{name}",
+                    prompt,
+                    sample_seed(seed, stage.name, stage_step, prompt.id, k),
+                    replace(settings, temperature=0.0) if name == "greedy" else settings,
+                )
+                for k, name in enumerate(names)
+            ]
             for prompt in prompts
-            for k, name in enumerate(names)
         ]
-        trajectories: list[Trajectory] = self._deal("rollout", tasks, len(names))
-        self._check_versions(trajectories)
+        self.pool.submit(groups)
+        return [task.id for group in groups for task in group]
+
+    def poll(self, wait_s: float) -> list[Trajectory]:
+        """Trajectories that are complete, not scored; waits at most `wait_s` for the first."""
+        trajectories, self._kept = self._kept, []
+        answers = self.pool.poll(0.0 if trajectories else wait_s)
+        trajectories += [answer for answer in answers if isinstance(answer, Trajectory)]
+        for trajectory in trajectories:
+            policy = [turn for turn in trajectory.turns if turn.by_policy]
+            self._check_versions(trajectory.id, {v for turn in policy for v in turn.versions})
         return trajectories
 
     def generate(self, requests: Sequence[SampleRequest]) -> list[Sample]:
-        """Plain samples, for evaluation."""
-        samples: list[Sample] = self._deal("generate", list(requests), 1)
-        return samples
+        """Plain samples in the order of the requests, for evaluation."""
+        groups = itertools.groupby(requests, key=lambda request: request.prompt_token_ids)
+        self.pool.submit([list(group) for _, group in groups])
+        found: dict[str, Sample] = {}
+        while len(found) < len(requests):
+            for answer in self.pool.poll(1.0):
+                if isinstance(answer, Sample):
+                    self._check_versions(answer.id, set(answer.versions))
+                    found[answer.id] = answer
+                else:
+                    self._kept.append(answer)
+        return [found[request.id] for request in requests]
 
-    def _deal(self, method: str, items: list, together: int) -> list:
-        """Contiguous shares, so that the samples of one prompt stay on one worker; answers in order."""
-        groups = -(-len(items) // together)
-        bounds = [groups * w // self.group.size * together for w in range(self.group.size + 1)]
-        bounds[-1] = len(items)
-        shares = [(items[start:end],) for start, end in itertools.pairwise(bounds)]
-        return [answer for share in self.group.call_each(method, shares) for answer in share]
+    def abandon(self) -> None:
+        """Forget all that is being sampled, and which weights there are."""
+        self.pool.abandon()
+        self._sent, self._kept, self.version = set(), [], -1
 
-    def _check_versions(self, trajectories: Sequence[Trajectory]) -> None:
-        """The learner refuses tokens of a version it did not send."""
-        for trajectory in trajectories:
-            found = {v for turn in trajectory.turns if turn.by_policy for v in turn.versions}
-            if found - {self.version}:
-                raise WeightTransferError(
-                    "a sample was drawn from another policy version than the learner sent",
-                    where=trajectory.id,
-                    found=f"versions {sorted(found)}",
-                    needed=f"version {self.version}",
-                )
+    def _all(self, method: str, *args: object, since: float | None = None) -> list[Any]:
+        spent = 0.0 if since is None else time.monotonic() - since
+        left = max(0.0, self._weights.deadline_s - spent)
+        return self.pool.call_all(method, *args, deadline_s=left, setting="weights.deadline_s")
+
+    def _prepare(self, member: int) -> None:
+        """Bring a fresh worker to the settings and the weights of the others."""
+        if self._rollout is not None:
+            self.group.call(member, "configure", self._rollout)
+        if self._current is not None:
+            bundle, shared = self._current
+            receipt = self.group.call(member, "load_weights", shared)
+            verify_receipt(bundle, receipt, where=f"engine {member}")
+
+    def _check_versions(self, sample: str, found: set[int]) -> None:
+        """Refuse tokens of a version that the learner did not send."""
+        if unknown := found - self._sent:
+            raise WeightTransferError(
+                "a sample was drawn from another policy version than the learner sent",
+                where=sample,
+                found=f"versions {sorted(unknown)}",
+                needed=f"some of {sorted(self._sent)[-5:]}",
+            )

@@ -1,0 +1,220 @@
+"""WorkerPool: rollout workers with work to do; one that is lost is replaced, and its work done again."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rlpost.cluster import ActorGroup, Call
+from rlpost.config.schema import ClusterConfig
+from rlpost.data.trajectory import Trajectory
+from rlpost.errors import ActorLostError, DeadlineError, EngineLostError, RlpostError
+from rlpost.rollout.engine import Sample, SampleRequest
+from rlpost.rollout.worker import RolloutTask, WorkerReport
+
+Task = RolloutTask | SampleRequest
+Answer = Trajectory | Sample
+
+POLL_S = 2.0
+"""Longest silence of a worker that has work and nothing finished."""
+
+LOST = (ActorLostError, EngineLostError)
+"""Failures that a fresh worker may mend."""
+
+
+class WorkerPool:
+    """Deals tasks out to the members of a group and collects what they finish.
+
+    Args:
+        group: of `RolloutWorker`s.
+        prepare: brings a fresh member up to date before it works.
+        report: told when a worker was replaced.
+    """
+
+    def __init__(
+        self,
+        group: ActorGroup,
+        cluster: ClusterConfig,
+        prepare: Callable[[int], None],
+        report: Callable[[str], None],
+    ) -> None:
+        self.group, self._cluster, self._prepare, self._report = group, cluster, prepare, report
+        self._tasks: list[dict[str, Task]] = [{} for _ in range(group.size)]
+        self._polls: dict[int, Call] = {}
+        self._submits: list[Call] = []
+        self._progress: dict[int, tuple[int, float]] = {}
+        self._restarts = 0
+        self.engaged = False
+        """True within a call of this pool, which must not be disturbed by another."""
+        self.replaced = self.resubmitted = 0
+
+    @property
+    def outstanding(self) -> int:
+        """Tasks that were submitted and have not come back."""
+        return sum(len(tasks) for tasks in self._tasks)
+
+    def submit(self, groups: Sequence[Sequence[Task]]) -> None:
+        """Deal groups of tasks out, each whole to the worker with the fewest tasks at that moment.
+
+        The samples of one prompt stay together, so that its prefill is shared; with idle workers the
+        deal depends on nothing but the groups.
+        """
+        loads = [(len(tasks), member) for member, tasks in enumerate(self._tasks)]
+        heapq.heapify(loads)
+        shares: dict[int, list[Task]] = {}
+        for group in groups:
+            load, member = heapq.heappop(loads)
+            shares.setdefault(member, []).extend(group)
+            heapq.heappush(loads, (load + len(group), member))
+        for member in sorted(shares):
+            call = self._start(member, "submit", shares[member])
+            self._tasks[member].update((task.id, task) for task in shares[member])
+            self._submits.append(call)
+
+    def poll(self, wait_s: float) -> list[Answer]:
+        """What workers have finished; waits at most `wait_s` for the first.
+
+        Raises:
+            RlpostError: a worker refused a task, or was lost more often than `cluster.max_restarts`.
+        """
+        with self._engagement():
+            for member in range(self.group.size):
+                if self._tasks[member] and member not in self._polls:
+                    self._ask(member)
+            answers: list[Answer] = []
+            for call in self.group.wait([*self._submits, *self._polls.values()], wait_s):
+                try:
+                    answers += self._take(call)
+                except LOST as error:
+                    self._replace(call.member, error)
+            return answers
+
+    def call_all(self, method: str, *args: object, deadline_s: float, setting: str) -> list[Any]:
+        """Every worker's answer to the same arguments; lost workers are replaced and asked again.
+
+        Args:
+            setting: the configuration key behind `deadline_s`.
+
+        Raises:
+            DeadlineError: some did not answer in time; names them.
+        """
+        start = time.monotonic()
+        answers: dict[int, Any] = {}
+        with self._engagement():
+            calls = {member: self._start(member, method, *args) for member in range(self.group.size)}
+            while calls:
+                left = deadline_s - (time.monotonic() - start)
+                over = self.group.wait(list(calls.values()), max(0.0, left))
+                if not over and left <= 0:
+                    raise _late(method, sorted(calls), deadline_s, setting)
+                for call in over:
+                    try:
+                        answers[call.member] = self.group.result(call)
+                        del calls[call.member]
+                    except LOST as error:
+                        self._replace(call.member, error)
+                        calls[call.member] = self._start(call.member, method, *args)
+        return [answers[member] for member in range(self.group.size)]
+
+    def abandon(self) -> None:
+        """Forget all tasks, here and on the workers."""
+        self._tasks = [{} for _ in range(self.group.size)]
+        self._polls, self._submits = {}, []
+        self.call_all(
+            "abort", deadline_s=self._cluster.hang_deadline_s * 2, setting="cluster.hang_deadline_s (twice)"
+        )
+
+    def forgive(self) -> None:
+        """A step is done: restarts count from 0 again."""
+        self._restarts = 0
+
+    def describe(self) -> list[str]:
+        """Per worker with work: how much, and since when there was no new token."""
+        now = time.monotonic()
+        return [
+            f"rollout worker {member}: {len(tasks)} unfinished, {max(0, self._progress[member][0]):,} tokens "
+            f"sampled so far, the last news {now - self._progress[member][1]:.0f} s ago"
+            for member, tasks in enumerate(self._tasks)
+            if tasks and member in self._progress
+        ]
+
+    @contextmanager
+    def _engagement(self) -> Iterator[None]:
+        before, self.engaged = self.engaged, True
+        try:
+            yield
+        finally:
+            self.engaged = before
+
+    def _start(self, member: int, method: str, *args: object) -> Call:
+        """A call of a member that is there, or of the one that takes its place."""
+        while True:
+            try:
+                return self.group.start(member, method, *args)
+            except LOST as error:
+                self._replace(member, error)
+
+    def _ask(self, member: int) -> None:
+        self._polls[member] = self._start(member, "poll", POLL_S)
+        self._progress.setdefault(member, (-1, time.monotonic()))
+
+    def _take(self, call: Call) -> list[Answer]:
+        """What a call that is over brought."""
+        if call in self._submits:
+            self._submits.remove(call)
+            self.group.result(call)
+        elif self._polls.get(call.member) is call:
+            del self._polls[call.member]
+            return self._accept(call.member, self.group.result(call))
+        return []
+
+    def _accept(self, member: int, report: WorkerReport) -> list[Answer]:
+        tasks = self._tasks[member]
+        fresh = [answer for answer in report.finished if tasks.pop(answer.id, None) is not None]
+        known, since = self._progress.get(member, (-1, 0.0))
+        if report.tokens != known or not tasks:
+            self._progress[member] = (report.tokens, time.monotonic())
+        elif time.monotonic() - since > self._cluster.deadline_s:
+            raise EngineLostError(
+                f"rollout worker {member} sampled no token",
+                found=f"none for {self._cluster.deadline_s:g} s, with {len(tasks)} unfinished responses",
+                remedy="raise cluster.deadline_s if the work is really that long",
+            )
+        return fresh
+
+    def _replace(self, member: int, error: RlpostError) -> None:
+        """A fresh member in the place of a lost one, with the same work."""
+        while True:
+            self._restarts += 1
+            if self._restarts > self._cluster.max_restarts:
+                raise error
+            self.replaced += 1
+            self.resubmitted += len(self._tasks[member])
+            self._report(
+                f"{error}\n  a fresh worker takes over its {len(self._tasks[member])} unfinished responses"
+            )
+            self._polls.pop(member, None)
+            self._submits = [call for call in self._submits if call.member != member]
+            self._progress.pop(member, None)
+            try:
+                self.group.restart(member)
+                self._prepare(member)
+                if self._tasks[member]:
+                    tasks = list(self._tasks[member].values())
+                    self._submits.append(self.group.start(member, "submit", tasks))
+            except LOST as again:
+                error = again
+                continue
+            return
+
+
+def _late(method: str, members: Sequence[int], deadline_s: float, setting: str) -> DeadlineError:
+    return DeadlineError(
+        "rollout workers did not answer in time",
+        where=f"{method}, rollout worker {', '.join(map(str, members))}",
+        found=f"no answer after {deadline_s:g} s",
+        remedy=f"raise {setting} if the work is really that long",
+    )
