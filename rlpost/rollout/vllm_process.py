@@ -24,9 +24,8 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
-from rlpost.rollout.vllm_buckets import BufferReader, Place
+from rlpost.rollout.vllm_buckets import read_update
 from rlpost.rollout.vllm_names import BACKEND, OWNER_VARIABLE, VOCABULARY_KEY
-from rlpost.weights.checksums import checksum
 
 
 @dataclass
@@ -36,17 +35,15 @@ class NoInitInfo(WeightTransferInitInfo):
 
 @dataclass
 class BucketInfo(WeightTransferUpdateInfo):
-    """One bucket in the sender's shared memory.
+    """One bucket in shared memory.
 
     Attributes:
-        path: of the memory; see `SharedBuffer.path`.
-        size: bytes to map.
+        region: the fields of `Region`.
         places: the fields of `Place`, for each tensor.
     """
 
-    path: str
-    size: int
-    places: list[tuple[str, str, Sequence[int], int]]
+    region: Sequence[Any]
+    places: Sequence[Sequence[Any]]
 
 
 class SharedMemoryTransfer(WeightTransferEngine[NoInitInfo, BucketInfo]):
@@ -66,7 +63,6 @@ class SharedMemoryTransfer(WeightTransferEngine[NoInitInfo, BucketInfo]):
         self.received: dict[str, int] = {}
         self._loaded: set[str] = set()
         self._parameters: set[str] = set()
-        self._reader = BufferReader()
 
     def init_transfer_engine(self, init_info: NoInitInfo) -> None:
         """Nothing to do."""
@@ -81,10 +77,10 @@ class SharedMemoryTransfer(WeightTransferEngine[NoInitInfo, BucketInfo]):
 
     def receive_weights(self, update_info: BucketInfo) -> None:
         """Load one bucket."""
-        bucket = [Place(name, dtype, tuple(shape), at) for name, dtype, shape, at in update_info.places]
-        tensors = dict(self._reader.read(update_info.path, update_info.size, bucket))
-        self.received |= {name: checksum(tensor) for name, tensor in tensors.items()}
-        on_device = ((name, tensor.to(self.device)) for name, tensor in tensors.items())
+        # vLLM may keep a tensor until the rest of its layer has come, in a later bucket.
+        copies = read_update(update_info.region, update_info.places)
+        self.received |= {name: checksum for name, (_, checksum) in copies.items()}
+        on_device = ((name, tensor.to(self.device)) for name, (tensor, _) in copies.items())
         self._loaded |= self.model.load_weights(on_device)
 
     def finish_weight_update(self) -> None:
@@ -101,8 +97,7 @@ class SharedMemoryTransfer(WeightTransferEngine[NoInitInfo, BucketInfo]):
         repack_heads(self.model)
 
     def shutdown(self) -> None:
-        """Unmap the shared memory."""
-        self._reader = BufferReader()
+        """Nothing to do."""
 
 
 def repack_heads(model: torch.nn.Module) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rlpost.errors import WeightTransferError
-from rlpost.rollout.vllm_buckets import SharedBuffer, plan_buckets
+from rlpost.rollout.vllm_buckets import SharedBuffer
 from rlpost.rollout.vllm_calls import Beat
 from rlpost.weights.bundle import WeightBundle
 
@@ -18,7 +18,7 @@ def transfer(engine: LLMEngine, buffer: SharedBuffer, bundle: WeightBundle, beat
     """Give every vLLM process the weights, then make running requests begin anew with all their tokens.
 
     Returns:
-        The CRC-32, by name, of what the processes received.
+        The checksums, by name, of what the processes received.
 
     Raises:
         WeightTransferError: the processes received different tensors.
@@ -26,10 +26,7 @@ def transfer(engine: LLMEngine, buffer: SharedBuffer, bundle: WeightBundle, beat
     pause(engine)
     beat()
     engine.collective_rpc("start_weight_update")
-    for bucket in plan_buckets(bundle.tensors):
-        buffer.write(bucket, bundle.tensors)
-        places = [(p.name, p.dtype, list(p.shape), p.offset) for p in bucket]
-        info = {"path": buffer.path, "size": buffer.size, "places": places}
+    for info in buffer.updates(bundle.tensors):
         engine.collective_rpc("update_weights", kwargs={"update_info": info})
         beat()
     engine.collective_rpc("finish_weight_update")

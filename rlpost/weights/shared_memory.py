@@ -66,6 +66,11 @@ class OwnedMemory:
         self.map = mmap.mmap(self._file, self.size)
         self.close = weakref.finalize(self, os.close, self._file)
 
+    @property
+    def path(self) -> str:
+        """Where processes of the same user can open the memory while this one lives."""
+        return f"/proc/{os.getpid()}/fd/{self._file}"
+
     def begin(self) -> None:
         """From now on, nobody may trust what was read; earlier contents are given up."""
         _NUMBER.pack_into(self.map, 0, _BEING_WRITTEN)
@@ -81,14 +86,13 @@ class OwnedMemory:
         """The contents are complete: how others find them."""
         self._writings += 1
         _NUMBER.pack_into(self.map, 0, self._writings)
-        path = f"/proc/{os.getpid()}/fd/{self._file}"
-        return Region(host_identity(), path, os.fstat(self._file).st_ino, self.size, self._writings)
+        return Region(host_identity(), self.path, os.fstat(self._file).st_ino, self.size, self._writings)
 
 
 def map_region(region: Region) -> mmap.mmap:
     """The memory, with the contents that `region` describes, for reading.
 
-    What is written to it reaches no other process.
+    What is written to it reaches no other process. Who has it mapped keeps it when the owner ends.
 
     Raises:
         WeightTransferError: the owner is gone, or of another host, or has overwritten the contents.
@@ -100,13 +104,7 @@ def map_region(region: Region) -> mmap.mmap:
             found=region.host,
             needed=host_identity(),
         )
-    try:
-        found = Path(region.path).stat().st_ino
-        memory = _mapped(region.path, region.inode, region.size) if found == region.inode else None
-    except OSError as error:
-        raise _gone(region, str(error)) from error
-    if memory is None:
-        raise _gone(region, "other memory in its place")
+    memory = _mapped(region.path, region.inode, region.size)
     check_region(region, memory)
     return memory
 
@@ -131,17 +129,22 @@ def check_region(region: Region, memory: mmap.mmap) -> None:
 # The two memories that a learner uses in turn; mapped anew, all their pages would have to be found again.
 @lru_cache(maxsize=2)
 def _mapped(path: str, inode: int, size: int) -> mmap.mmap:
-    file = os.open(path, os.O_RDONLY)
     try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise _gone(path, str(error)) from error
+    try:
+        if os.fstat(file).st_ino != inode:
+            raise _gone(path, "something else in its place")
         return mmap.mmap(file, size, access=mmap.ACCESS_COPY)
     finally:
         os.close(file)
 
 
-def _gone(region: Region, found: str) -> WeightTransferError:
+def _gone(path: str, found: str) -> WeightTransferError:
     return WeightTransferError(
         "the weights' shared memory is gone: the process that owned it has ended",
-        where=region.path,
+        where=path,
         found=found,
         remedy="export the weights again, from the learner that runs now",
     )

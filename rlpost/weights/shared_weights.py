@@ -26,14 +26,14 @@ class SharedWeights:
         self._memories = (OwnedMemory(), OwnedMemory())
 
     def export(
-        self, version: int, pieces: Iterable[Mapping[str, Tensor]], dtype: torch.dtype
+        self, version: int, pieces: Iterable[Mapping[str, Tensor]], dtype: torch.dtype | None
     ) -> WeightBundle:
         """Write a version; its bundle is a description, which may be sent to processes of this host.
 
         Args:
             pieces: the weights, some at a time, on any device; a piece is read before the next is
                 asked for. Should one raise, the newest complete version stays.
-            dtype: of floating tensors in the bundle.
+            dtype: of floating tensors in the bundle; None leaves them as they are.
         """
         older, newer = self._memories
         older.begin()
