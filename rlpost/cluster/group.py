@@ -48,6 +48,9 @@ class ActorFacts:
 class ActorGroup(Protocol):
     """Members numbered from 0; each runs its calls one after the other, in the order they were started.
 
+    Methods that the members' class names in `CONCURRENT` (a frozenset of names, if it has one) do not wait
+    for those calls, and have an order of their own.
+
     Raises (all methods that answer): what the member raised, when that is an RlpostError or the group is
     inline, otherwise an RlpostError made of it; ActorLostError when the member's process died or fell
     silent; DeadlineError when an answer takes longer than `cluster.deadline_s`.

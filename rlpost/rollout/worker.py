@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -80,6 +81,9 @@ class RolloutWorker:
             processes of their own.
         background: sample all the time, on a thread; otherwise only while somebody polls.
     """
+
+    CONCURRENT: ClassVar[frozenset[str]] = frozenset({"poll"})
+    """A poll may be waiting while weights come; see `ActorGroup`."""
 
     def __init__(
         self,
