@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from rlpost.config.explain_runtime import runtime, schedule
 from rlpost.config.rules import reward_name, stage_objective
 from rlpost.config.schema import DataConfig, RunConfig, StageConfig
+from rlpost.config.words import count
 from rlpost.estimator import Objective
 from rlpost.estimator.selection.rewards import refilling
 
@@ -34,14 +36,12 @@ def _block(title: str, entries: Iterator[tuple[str, str]]) -> str:
 
 def _run(config: RunConfig) -> Iterator[tuple[str, str]]:
     scoring, checkpoint = config.scoring, config.checkpoint
-    scorers = f"{_count(scoring.workers, 'process', 'processes')}, {scoring.deadline_s:g} s a sample"
+    scorers = f"{count(scoring.workers, 'process', 'processes')}, {scoring.deadline_s:g} s a sample"
     limit = f"the run stops when more than {scoring.max_failure_share:.0%} of a step fail to score"
-    every = f"every {_count(checkpoint.every, 'step')} and at each stage's end"
+    every = f"every {count(checkpoint.every, 'step')} and at each stage's end"
     yield "model", _model(config)
     yield "seed", str(config.seed)
-    yield "runs on", _placement(config)
-    if config.learner.backend == "deepspeed":
-        yield "learner", _zero(config)
+    yield from runtime(config)
     yield "scoring", f"{scorers}; {limit}"
     yield "evaluation", _evaluation(config)
     yield "checkpoint", f"{every}, newest {checkpoint.keep} kept"
@@ -50,40 +50,11 @@ def _run(config: RunConfig) -> Iterator[tuple[str, str]]:
 def _model(config: RunConfig) -> str:
     model, tiny = config.model.init, config.model.tiny
     if model == "tiny":
-        size = f"{_count(tiny.layers, 'layer')}, width {tiny.hidden_size}"
+        size = f"{count(tiny.layers, 'layer')}, width {tiny.hidden_size}"
         model = f"tiny: Qwen2 of {size}, random weights from the seed"
     elif config.model.revision:
         model += f" at revision {config.model.revision}"
     return f"{model}; {config.model.dtype}"
-
-
-def _placement(config: RunConfig) -> str:
-    cluster = config.cluster
-    if cluster.mode == "inline":
-        return "this process (cluster.mode: inline)"
-    where = (
-        f"the Ray cluster at {cluster.address}"
-        if cluster.address
-        else "a Ray cluster started on this machine"
-    )
-    return (
-        f"{where}, {_count(cluster.learner_ranks, 'learner rank')}, waits of at most {cluster.deadline_s:g} s"
-    )
-
-
-def _zero(config: RunConfig) -> str:
-    learner, ranks = config.learner, config.cluster.learner_ranks
-    parts = ("optimizer state", "gradients", "weights")[: learner.zero_stage]
-    divided = f"{_listed(parts)} divided over {_count(ranks, 'rank')}" if parts else "nothing divided"
-    kept = {"optimizer state": learner.offload_optimizer, "weights": learner.offload_parameters}
-    host = [name for name, offloaded in kept.items() if offloaded]
-    return f"DeepSpeed, ZeRO {learner.zero_stage}: {divided}" + (
-        f"; {_listed(host)} in host memory" if host else ""
-    )
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _evaluation(config: RunConfig) -> str:
@@ -94,10 +65,12 @@ def _evaluation(config: RunConfig) -> str:
         source = f"{_source(last)}, its held-out split"
     else:
         return "none: no evaluation.data, and no task with a held-out split in the last stage"
-    problems = f"the first {_count(settings.problems, 'problem')}" if settings.problems else "all problems"
+    problems = f"the first {count(settings.problems, 'problem')}" if settings.problems else "all problems"
     mode = f"sampled at temperature {settings.temperature:g}" if settings.temperature else "greedy"
-    often = f", every {_count(settings.every, 'step')}" if settings.every else ""
-    answers = _count(settings.samples_per_problem, "response")
+    mode += f", top_p {settings.top_p:g}" if settings.top_p < 1 else ""
+    mode += f", top_k {settings.top_k}" if settings.top_k else ""
+    often = f", every {count(settings.every, 'step')}" if settings.every else ""
+    answers = count(settings.samples_per_problem, "response")
     return f"{source}: {problems}, {answers} each, {mode}; before{often} and after"
 
 
@@ -111,6 +84,8 @@ def _stage(stage: StageConfig, config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "rewards", " + ".join(f"{reward.weight:g} x {reward_name(reward)}" for reward in stage.rewards)
     yield "each step", _arithmetic(stage, config.cluster.learner_ranks)
     objective = stage_objective(stage)
+    if stage.source == "rollouts":
+        yield "schedule", schedule(stage, refills=refilling(objective.selection) is not None)
     yield from _further_work(stage, objective)
     yield "in total", _budget(stage)
     yield "optimizer", _optimizer(stage)
@@ -124,8 +99,8 @@ def _sampling(stage: StageConfig) -> str:
     parts = [f"temperature {rollout.temperature:g}"]
     parts += [f"top_p {rollout.top_p:g}"] if rollout.top_p < 1 else []
     parts += [f"top_k {rollout.top_k}"] if rollout.top_k else []
-    parts += [f"at most {_count(rollout.max_response_tokens, 'token')}"]
-    workers = f"{_count(rollout.workers, 'worker')} x {_count(rollout.slots, 'slot')}"
+    parts += [f"at most {count(rollout.max_response_tokens, 'token')}"]
+    workers = f"{count(rollout.workers, 'worker')} x {count(rollout.slots, 'slot')}"
     return f"{', '.join(parts)}, {workers}"
 
 
@@ -158,10 +133,10 @@ def _arithmetic(stage: StageConfig, ranks: int) -> str:
     per_rank = f", at most {share} on each of {ranks} ranks" if ranks > 1 else ""
     return "\n".join(
         [
-            f"{_count(train.prompts_per_step, 'prompt')} x {_count(train.samples_per_prompt, 'sample')} "
-            f"= {_count(sequences, 'sequence')}",
-            f"{_count(train.updates_per_step, 'update')} of {_count(update, 'sequence')}{per_rank}",
-            f"at most {_count(math.ceil(share / together), 'micro-batch', 'micro-batches')} "
+            f"{count(train.prompts_per_step, 'prompt')} x {count(train.samples_per_prompt, 'sample')} "
+            f"= {count(sequences, 'sequence')}",
+            f"{count(train.updates_per_step, 'update')} of {count(update, 'sequence')}{per_rank}",
+            f"at most {count(math.ceil(share / together), 'micro-batch', 'micro-batches')} "
             f"of {train.tokens_per_microbatch} tokens an update{' and rank' if ranks > 1 else ''} "
             f"(a sequence has at most {stage.data.max_prompt_tokens} + {stage.rollout.max_response_tokens} "
             f"= {longest} tokens, so {together} always fit)",
@@ -179,11 +154,11 @@ def _further_work(stage: StageConfig, objective: Objective) -> Iterator[tuple[st
         yield "signals", f"forward passes before the updates: {', '.join(passes)}"
     if (refill := refilling(objective.selection)) is not None:
         prompts = refill.max_rounds * train.prompts_per_step
-        samples = _count(train.samples_per_prompt, "sample")
+        samples = count(train.samples_per_prompt, "sample")
         yield (
             "refill",
-            f"until {_count(train.prompts_per_step, 'group')} can teach something, in at most "
-            f"{_count(refill.max_rounds, 'round')}:\n"
+            f"until {count(train.prompts_per_step, 'group')} can teach something, in at most "
+            f"{count(refill.max_rounds, 'round')}:\n"
             f"at most {prompts} prompts x {samples} = {prompts * train.samples_per_prompt} samples a step",
         )
     asked = objective.sequence_signals
@@ -197,15 +172,15 @@ def _budget(stage: StageConfig) -> str:
     train = stage.train
     prompts = train.steps * train.prompts_per_step
     return (
-        f"{_count(train.steps, 'step')}, {_count(prompts, 'prompt')}, "
-        f"{_count(prompts * train.samples_per_prompt, 'sample')}, "
-        f"{_count(train.steps * train.updates_per_step, 'update')}; epochs depend on the data's size"
+        f"{count(train.steps, 'step')}, {count(prompts, 'prompt')}, "
+        f"{count(prompts * train.samples_per_prompt, 'sample')}, "
+        f"{count(train.steps * train.updates_per_step, 'update')}; epochs depend on the data's size"
     )
 
 
 def _optimizer(stage: StageConfig) -> str:
     train = stage.train
-    warmup = f"{_count(train.warmup_steps, 'update')} of warm-up, then " if train.warmup_steps else ""
+    warmup = f"{count(train.warmup_steps, 'update')} of warm-up, then " if train.warmup_steps else ""
     fate = {"constant": "constant", "linear": "linearly down to 0", "cosine": "down to 0 along a cosine"}
     return (
         f"AdamW, learning rate {train.learning_rate:g}, {warmup}{fate[train.schedule]}; "
@@ -222,11 +197,7 @@ def _notes(stage: StageConfig) -> Iterator[str]:
         )
     if train.warmup_steps >= train.steps * train.updates_per_step:
         yield (
-            f"the warm-up of {_count(train.warmup_steps, 'update')} is not over after the stage's "
-            f"{_count(train.steps * train.updates_per_step, 'update')}: the learning rate stays below "
+            f"the warm-up of {count(train.warmup_steps, 'update')} is not over after the stage's "
+            f"{count(train.steps * train.updates_per_step, 'update')}: the learning rate stays below "
             f"{train.learning_rate:g}"
         )
-
-
-def _count(number: int, unit: str, units: str | None = None) -> str:
-    return f"{number} {unit if number == 1 else units or unit + 's'}"

@@ -244,6 +244,7 @@ RULES: tuple[Rule, ...] = (
     size_rules.updates_divide_samples,
     size_rules.every_rank_has_a_sequence,
     size_rules.a_sequence_fits_a_microbatch,
+    size_rules.the_engine_reads_the_longest_sequence,
     rollouts_are_rewarded,
     sampling_stages_share_their_workers,
     engine_rules.sampling_stages_share_their_engine,

@@ -59,6 +59,29 @@ def a_sequence_fits_a_microbatch(config: RunConfig) -> Iterator[Problem]:
             )
 
 
+def the_engine_reads_the_longest_sequence(config: RunConfig) -> Iterator[Problem]:
+    """`rollout.vllm.max_model_len` has room for the longest prompt with the longest response."""
+    last = config.stages[-1]
+    held_out = config.evaluation.data or (last.data if last.data.task is not None else None)
+    for index, stage in enumerate(config.stages):
+        limit = stage.rollout.vllm.max_model_len
+        if stage.rollout.engine != "vllm" or limit is None:
+            continue
+        asked = [("in training", stage.data.max_prompt_tokens, stage.rollout.max_response_tokens)]
+        if held_out is not None:
+            evaluated = config.evaluation.max_response_tokens or last.rollout.max_response_tokens
+            asked.append(("in evaluations", held_out.max_prompt_tokens, evaluated))
+        when, prompt, response = max(asked, key=lambda lengths: lengths[1] + lengths[2])
+        if limit < prompt + response:
+            yield Problem(
+                ("stages", index, "rollout", "vllm", "max_model_len"),
+                "the longest sequence does not fit into the engine",
+                found=f"{limit} max_model_len, but {when} {prompt} max_prompt_tokens "
+                f"+ {response} max_response_tokens = {prompt + response}",
+                needed=f"at least {prompt + response}, or null for all that the model reads",
+            )
+
+
 def the_tiny_model_is_well_formed(config: RunConfig) -> Iterator[Problem]:
     """Heads divide the width into even parts (rotary embeddings pair them); sequences fit."""
     tiny = config.model.tiny

@@ -25,6 +25,7 @@ def load(folder, *overrides):
 
 
 def test_both_engines_can_be_chosen(tmp_path):
+    assert load(tmp_path, "rollout.vllm.max_model_len=24")
     assert load(tmp_path).stages[0].rollout.engine == "vllm"
     assert load(tmp_path, "rollout.engine=torch", "stages.second.rollout.slots=3")
 
@@ -41,9 +42,17 @@ def test_both_engines_can_be_chosen(tmp_path):
         ),
         (("rollout.temperature=0.001",), ("does not sample at this temperature", "0.01 to 2")),
         (("evaluation.temperature=2.5",), ("evaluation.temperature", "0.01 to 2")),
+        (
+            ("rollout.vllm.max_model_len=20",),
+            ("20 max_model_len", "in training 16 max_prompt_tokens + 8 max_response_tokens = 24"),
+        ),
+        (
+            ("rollout.vllm.max_model_len=24", "evaluation.max_response_tokens=9"),
+            ("24 max_model_len", "in evaluations 16 max_prompt_tokens + 9 max_response_tokens = 25"),
+        ),
         (("model.tiny.heads=8",), ("heads of this size", "128 / 8 heads = 16", "32, 64, 128 or 256")),
     ],
-    ids=["engine", "slots", "options", "unread", "cold", "hot", "heads"],
+    ids=["engine", "slots", "options", "unread", "cold", "hot", "length", "evaluation", "heads"],
 )
 def test_a_broken_rule_on_engines_says_what_and_where(tmp_path, overrides, parts):
     with pytest.raises(ConfigError) as caught:

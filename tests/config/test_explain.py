@@ -32,7 +32,15 @@ PLAN = """\
 run `plan`
   model       some/model; bfloat16
   seed        0
-  runs on     a Ray cluster started on this machine, 2 learner ranks, waits of at most 600 s
+  runs on     a Ray cluster that is started on this machine and bound to loopback
+  placement   2 learner ranks x 1 = 2 accelerators or, without any, on the CPU; 4 rollout workers, on the CPU
+  weights     each transfer to an engine is proven by its version and a checksum of every tensor,
+              the first and one in 50 also by log-probs of a probe, at most 0.001 nats apart
+  failures    a process that ends, or is silent for 60 s, is lost;
+              more than 3 within a step end the run with the cause
+              a lost rollout worker is replaced, and what it had not finished is sampled anew
+              a lost learner rank takes all ranks back to the last checkpoint
+  deadlines   600 s for any one answer, 600 s for a weight transfer; who waits for whom is shown after 120 s
   scoring     2 processes, 5 s a sample; the run stops when more than 20% of a step fail to score
   evaluation  test.jsonl: all problems, 1 response each, greedy; before, every 20 steps and after
   checkpoint  every 50 steps and at each stage's end, newest 2 kept
@@ -45,6 +53,7 @@ stage 1 of 1: `train`
               2 updates of 256 sequences, at most 128 on each of 2 ranks
               at most 16 micro-batches of 16384 tokens an update and rank \
 (a sequence has at most 1024 + 1024 = 2048 tokens, so 8 always fit)
+  schedule    sampling and updates take turns: every token comes from the weights that it trains
   signals     forward passes before the updates: one of the policy for old_logprob, \
 one of the reference for ref_logprob
   in total    100 steps, 6400 prompts, 51200 samples, 200 updates; epochs depend on the data's size
@@ -108,6 +117,63 @@ def test_what_an_objective_asks_for_beside_its_samples_is_in_the_plan(recipe):
         load_config(recipe, ["algorithm.base=remax", *one_update])
     )
     assert "  history     " in explain(load_config(recipe, ["algorithm.base=dcpo"]))
+
+
+def test_sampling_ahead_is_said_in_steps_batches_and_sequences(recipe):
+    ahead = ["train.max_staleness=1", "algorithm.correction={truncated: {}}"]
+    assert (
+        "  schedule    steps are sampled up to 1 step ahead: a token is at most 1 step older "
+        "than the weights it trains;\n              at most 2 batches = 1024 sequences are open\n"
+    ) in explain(load_config(recipe, ahead))
+    further = explain(load_config(recipe, [*ahead, "train.max_staleness=4"]))
+    assert "up to 4 steps ahead: a token is at most 4 steps older" in further
+    assert "at most 5 batches = 2560 sequences are open" in further
+    dapo = explain(load_config(recipe, [*ahead, "algorithm.base=dapo"]))
+    assert "one of them incomplete: only a full batch lets the next begin" in dapo
+
+
+def test_accelerators_are_counted_for_ranks_and_engines(recipe):
+    vllm = ["rollout.engine=vllm", "rollout.vllm.tensor_parallel=2"]
+    split = explain(load_config(recipe, vllm))
+    assert (
+        "placement   split: 2 learner ranks x 1 + 4 rollout workers x 2 = 10 accelerators; "
+        "without any, all are on the CPU\n"
+    ) in split
+    assert "              vLLM: 900 s to start, 300 s without progress\n" in split
+    assert (
+        "placement   colocated: 2 learner ranks x 1 and 4 rollout workers x 2 share 8 accelerators; "
+        "without any, all are on the CPU;\n"
+        "              engines give up their memory while the learner works\n"
+    ) in explain(load_config(recipe, [*vllm, "cluster.placement=colocated"]))
+
+
+def test_what_cannot_happen_is_not_in_the_plan(recipe):
+    inline = ["cluster.mode=inline", "cluster.learner_ranks=1", "rollout.workers=1"]
+    text = explain(load_config(recipe, inline))
+    assert "runs on     this process (cluster.mode: inline)\n  weights     each transfer" in text
+    for label in ("placement", "failures", "deadlines"):
+        assert f"  {label} " not in text
+    never = explain(load_config(recipe, ["cluster.max_restarts=0", "weights.probe_every=1"]))
+    assert "is silent for 60 s, is lost, and the run ends with the cause\n  deadlines" in never
+    assert "every one also by log-probs of a probe" in never
+
+
+def test_a_supervised_run_without_evaluations_sends_no_weights(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "model: {init: tiny}\n"
+        "data: {path: train.jsonl, demonstration_column: text}\n"
+        "algorithm: sft\n"
+        "stages: [{name: only, source: demonstrations, train: {samples_per_prompt: 1}}]\n"
+        "cluster: {mode: ray}\n"
+    )
+    text = explain(load_config(path))
+    assert (
+        "placement   1 learner rank x 1 = 1 accelerator or, without any, on the CPU; no rollout worker"
+        in text
+    )
+    for absent in ("  weights ", "weight transfer", "rollout worker is replaced", "  schedule "):
+        assert absent not in text
 
 
 def test_a_task_is_evaluated_on_its_own_held_out_split(project_root):
