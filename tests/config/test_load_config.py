@@ -173,8 +173,8 @@ def test_shipped_recipes_load_and_stay_short(project_root):
     recipes = sorted((project_root / "configs").glob("*.yaml"))
     assert len(recipes) >= 4
     for path in recipes:
-        load_config(path)
-        assert len(path.read_text().splitlines()) < 40, path
+        limit = 40 if load_config(path).learner.backend == "torch" else 75
+        assert len(path.read_text().splitlines()) < limit, path
 
 
 def test_the_gsm8k_recipe_takes_a_file_a_tiny_model_and_three_steps(project_root):
