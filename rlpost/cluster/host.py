@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -72,7 +71,8 @@ class Failure:
 
 
 class MemberHost:
-    """Owns one member. `build` and `run` come one at a time, on one thread; the others come at any time."""
+    """Owns one member. `build` and `run` come one at a time, on one thread, `run_beside` on another one;
+    the others come at any time."""
 
     def __init__(self, settings: HostSettings) -> None:
         self.settings = settings
@@ -88,7 +88,8 @@ class MemberHost:
         if settings.accelerators is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(settings.accelerators)
         self._facts = HostFacts(socket.gethostname(), machine(), os.getpid(), self.mark, log)
-        self._start_guardian()
+        driver_machine, driver = settings.driver
+        guardian.guard_actor(driver if driver_machine == self._facts.machine else 0, self.mark)
 
     def build(self, make: Callable[..., Any], arguments: Mapping[str, object]) -> Failure | None:
         """Make the member."""
@@ -101,6 +102,13 @@ class MemberHost:
     def run(self, method: str, *args: object) -> Any:
         """The member's answer, or a `Failure`."""
         return self._call(method, lambda: getattr(self.member, method)(*args))
+
+    def run_beside(self, method: str, *args: object) -> Any:
+        """As `run`, for calls that need not wait for others."""
+        try:
+            return getattr(self.member, method)(*args)
+        except (Exception, SystemExit) as error:
+            return Failure(self._as_ours(error, method), traceback.format_exc())
 
     def facts(self) -> HostFacts:
         """Where this is."""
@@ -141,14 +149,6 @@ class MemberHost:
             where=f"{method}, on {self._facts.host}, process {self._facts.pid}",
             found="".join(traceback.format_exception_only(error)).strip().splitlines()[-1],
         )
-
-    def _start_guardian(self) -> None:
-        driver_machine, driver = self.settings.driver
-        if driver_machine != self._facts.machine:
-            driver = 0
-        command = [sys.executable, "-I", "-S", guardian.__file__, str(os.getpid()), str(driver), self.mark]
-        environment = {k: v for k, v in os.environ.items() if k != guardian.MARK}
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
 
 
 def innermost(frame: FrameType, count: int = FRAMES) -> tuple[str, ...]:

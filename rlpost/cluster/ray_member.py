@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpost.cluster.group import Call
-from rlpost.cluster.guardian import family
+from rlpost.cluster.guardian import actor_family
 from rlpost.cluster.host import HostFacts, HostSettings, MemberHost, Pulse
 from rlpost.cluster.process import Process, kernel_oom_kills, machine
 from rlpost.errors import ActorLostError
@@ -58,11 +58,16 @@ class RayMember:
         self.pulse: Pulse | None = None
         self.pulse_at = self.started
         self._process: Process | None = None
+        self._beside: frozenset[str] = frozenset()
         self._oom_kills = kernel_oom_kills()
         settings = HostSettings(role, number, log, (machine(), os.getpid()), slot.accelerators)
         # Ray's own CPU accounting would make actors wait for each other on small machines.
         remote = ray.remote(
-            num_cpus=0, max_restarts=0, max_concurrency=1, concurrency_groups={"control": 2}, **slot.options
+            num_cpus=0,
+            max_restarts=0,
+            max_concurrency=1,
+            concurrency_groups={"control": 2, "beside": 1},
+            **slot.options,
         )(MemberHost)
         self.actor = remote.remote(settings)
         self.facts_reference = self.control("facts")
@@ -86,6 +91,7 @@ class RayMember:
 
     def build(self, make: Callable[..., Any], arguments: Mapping[str, object], deadline_s: float) -> Call:
         """Start to make the object that the actor holds."""
+        self._beside = getattr(make, "CONCURRENT", frozenset())
         return self._pend("start", self.actor.build.remote(make, dict(arguments)), deadline_s)
 
     def start(self, method: str, args: tuple[object, ...], deadline_s: float) -> Call:
@@ -96,7 +102,11 @@ class RayMember:
         """
         if self.lost is not None:
             raise self.lost
-        return self._pend(method, self.actor.run.remote(method, *args), deadline_s)
+        if method in self._beside:
+            run = self.actor.run_beside.options(concurrency_group="beside")
+        else:
+            run = self.actor.run
+        return self._pend(method, run.remote(method, *args), deadline_s)
 
     def _pend(self, method: str, reference: Any, deadline_s: float) -> Call:
         call = Call(self.role, self.number, method)
@@ -167,7 +177,7 @@ class RayMember:
         """Whether nothing is left of its process and of what that started, as far as this machine can see."""
         if self.facts is None or self._process is None:
             return True
-        return self._process.ended() and not family(self.facts.pid, self.facts.mark)
+        return self._process.ended() and not actor_family(self.facts.pid, self.facts.mark)
 
     def _ending(self) -> str | None:
         if self._process is None or not self._process.ended(timeout_s=2.0):

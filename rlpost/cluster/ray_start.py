@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlpost.cluster import guardian
 from rlpost.config.plugins import part_modules
 from rlpost.versions import require
 
@@ -47,13 +48,29 @@ def connected(address: str | None, logs: Path | None) -> Iterator[None]:
     if logs is not None:
         # Ray prints its guesses at why an actor died on standard output, whatever log_to_driver says.
         worker.print_to_stdstream = _writer(logs / "ray.log")
-    try:
+    with ExitStack() as stack:
+        stack.callback(setattr, worker, "print_to_stdstream", printer)
         if not ray.is_initialized():
-            ray.init(address=address, **settings)
+            context = ray.init(address=address, **settings)
+            if address is None:
+                stack.enter_context(_ends_with_driver(context.address_info["session_dir"]))
+        stack.callback(ray.shutdown)
+        yield
+
+
+@contextmanager
+def _ends_with_driver(session: str) -> Iterator[None]:
+    """No process of a Ray session outlives the driver for long, and none this context.
+
+    Ray's agents notice that they are alone, but then try for long to tell others.
+    """
+    guard = guardian.guard_driver(session)
+    try:
         yield
     finally:
-        ray.shutdown()
-        worker.print_to_stdstream = printer
+        guardian.end_family(lambda: guardian.folder_writers(session))
+        guard.kill()
+        guard.wait()
 
 
 def _writer(path: Path) -> Callable[[Mapping[str, Any], bool], None]:

@@ -23,6 +23,11 @@ class Counter:
     def set(self, value):
         self.value = value
 
+    CONCURRENT = frozenset({"look"})
+
+    def look(self):
+        return self.value
+
     def process(self):
         return os.getpid()
 
