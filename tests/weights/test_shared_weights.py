@@ -75,6 +75,13 @@ def engine_process():
     process.join(60)
 
 
+@pytest.fixture(scope="module")
+def ask():
+    """An engine process that all tests use."""
+    with engine_process() as ask:
+        yield ask
+
+
 def own_and_wait(pipe):
     """A learner in a process of its own."""
     owner = SharedWeights()
@@ -95,12 +102,19 @@ def learner_process():
     process.join(60)
 
 
-def test_another_process_reads_every_version_and_its_receipt_verifies():
+def test_another_process_reads_every_version_and_its_receipt_verifies(ask):
     owner = SharedWeights()
-    with engine_process() as ask:
-        for version in range(5):
-            bundle = export(owner, version)
-            verify_receipt(bundle, ask(bundle))
+    for version in range(5):
+        bundle = export(owner, version)
+        verify_receipt(bundle, ask(bundle))
+
+
+def test_an_engine_that_is_started_later_is_given_the_version_in_use():
+    owner = SharedWeights()
+    current, following = export(owner, 0), export(owner, 1)
+    with engine_process() as late:
+        for bundle in (current, following, current):
+            verify_receipt(bundle, late(bundle))
 
 
 def test_a_shared_bundle_is_a_plain_one_in_all_but_where_its_tensors_lie():
@@ -235,20 +249,18 @@ def test_other_memory_under_the_same_path_is_not_taken_for_the_weights():
         loaded(WeightBundle(0, foreign, bundle.checksums))
 
 
-def test_what_a_receiver_writes_reaches_nobody():
+def test_what_a_receiver_writes_reaches_nobody(ask):
     owner = SharedWeights()
     bundle = export(owner, 0)
     sent(bundle).tensors["layer.1.weight"].zero_()
-    with engine_process() as ask:
-        verify_receipt(bundle, ask(bundle))
+    verify_receipt(bundle, ask(bundle))
 
 
-def test_memory_is_let_go_with_its_owner():
+def test_memory_is_let_go_with_its_owner(ask):
     owner = SharedWeights()
     bundle = export(owner, 0)
-    with engine_process() as ask:
-        owner.close()
-        assert "memory is gone" in ask(bundle)
+    owner.close()
+    assert "memory is gone" in ask(bundle)
 
 
 def flip_one_bit(bundle):
@@ -300,14 +312,13 @@ def relabel_one_place(bundle):
 @pytest.mark.parametrize(
     "fault", [flip_one_bit, swap_two_places, shift_one_place, reshape_one_place, relabel_one_place]
 )
-def test_a_tensor_that_is_not_what_was_written_is_named(fault):
+def test_a_tensor_that_is_not_what_was_written_is_named(fault, ask):
     owner = SharedWeights()
     bundle = export(owner, 0)
-    with engine_process() as ask:
-        verify_receipt(bundle, ask(bundle))
-        receipt = ask(fault(bundle))
-        with pytest.raises(WeightTransferError, match=r"tensor 'layer\.3\.weight' did not arrive"):
-            verify_receipt(bundle, receipt)
+    verify_receipt(bundle, ask(bundle))
+    receipt = ask(fault(bundle))
+    with pytest.raises(WeightTransferError, match=r"tensor 'layer\.3\.weight' did not arrive"):
+        verify_receipt(bundle, receipt)
 
 
 def test_a_place_that_is_dropped_is_named_by_who_sends_and_by_who_receives():

@@ -1,10 +1,13 @@
+import os
+
 import pytest
 import torch
 
 from rlpost.config.schema import ModelConfig, TinyModelConfig
 from rlpost.errors import WeightTransferError
-from rlpost.models import load_model
-from rlpost.weights import WeightBundle, WeightTransfer, policy_tensors
+from rlpost.models import load_model, load_tokenizer
+from rlpost.rollout import TorchEngine
+from rlpost.weights import SharedWeights, WeightBundle, WeightTransfer, policy_tensors, verify_receipt
 
 LEARNER = [(-1.0, -2.0), (-0.5,)]
 
@@ -13,9 +16,9 @@ def transfer(every=3):
     return WeightTransfer(every, tolerance=0.01, probe_sequences=((5, 6, 7), (8, 9)))
 
 
-def tiny(**kwargs):
+def tiny(seed=0, **kwargs):
     size = TinyModelConfig(hidden_size=16, layers=1, heads=2, intermediate_size=16, **kwargs)
-    return load_model(ModelConfig(init="tiny", tiny=size))
+    return load_model(ModelConfig(init="tiny", tiny=size), seed)
 
 
 def test_the_first_transfer_and_every_nth_version_are_probed():
@@ -79,3 +82,18 @@ def test_policy_tensors_are_the_models_own_and_hold_persistent_buffers_only():
     with torch.no_grad():
         tensors["weight"].fill_(5.0)
     assert model.weight.tolist() == [5.0, 5.0]
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="shared memory is for Linux")
+def test_the_torch_engine_takes_up_weights_in_shared_memory():
+    learner, owner = tiny(seed=1), SharedWeights()
+    engine = TorchEngine(tiny(seed=0), load_tokenizer(ModelConfig(init="tiny")), slots=1)
+    plain = WeightBundle.of(3, policy_tensors(learner))
+    bundle = owner.export(3, [policy_tensors(learner)], torch.float32)
+    verify_receipt(plain, engine.load_weights(bundle))
+    probed = engine.probe([(65, 66, 67)])
+    for version in (4, 5):
+        owner.export(version, [policy_tensors(tiny(seed=version))], torch.float32)
+    assert engine.probe([(65, 66, 67)]) == probed
+    engine.load_weights(plain)
+    assert engine.probe([(65, 66, 67)]) == probed
