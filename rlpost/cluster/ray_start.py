@@ -51,7 +51,8 @@ def connected(address: str | None, logs: Path | None) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(setattr, worker, "print_to_stdstream", printer)
         if not ray.is_initialized():
-            context = ray.init(address=address, **settings)
+            # Without an address Ray would join any cluster that it finds on this machine.
+            context = ray.init(address=address or "local", **settings)
             if address is None:
                 stack.enter_context(_ends_with_driver(context.address_info["session_dir"]))
         stack.callback(ray.shutdown)
