@@ -10,26 +10,26 @@ from rlpost.config.words import count, listed
 
 def runtime(config: RunConfig) -> Iterator[tuple[str, str]]:
     """The lines about processes, as pairs of label and text."""
-    rollout = _sampling(config)
     if config.cluster.mode == "inline":
         yield "runs on", "this process (cluster.mode: inline)"
     else:
         yield "runs on", _ray(config)
-        yield "placement", _placement(config, rollout)
+        yield "placement", _placement(config)
     if config.learner.backend == "deepspeed":
         yield "learner", _zero(config)
-    if rollout is not None:
+    if _asks_workers(config):
         yield "weights", _proofs(config)
     if config.cluster.mode == "ray":
-        yield "failures", _failures(config, rollout)
-    if deadlines := _deadlines(config, rollout):
+        yield "failures", _failures(config)
+    if deadlines := _deadlines(config):
         yield "deadlines", deadlines
 
 
 def accelerators(config: RunConfig) -> int:
-    """Accelerators that the learner ranks and the engines have together, where there are any."""
-    ranks, engines = config.cluster.learner_ranks, _for_engines(_sampling(config))
-    return max(ranks, engines) if config.cluster.placement == "colocated" else ranks + engines
+    """Accelerators that the learner ranks and the workers take together, where there are any."""
+    ranks, rollout = config.cluster.learner_ranks, _workers(config)
+    for_workers = rollout.workers * _per_worker(rollout)
+    return max(ranks, for_workers) if config.cluster.placement == "colocated" else ranks + for_workers
 
 
 def schedule(stage: StageConfig, *, refills: bool) -> str:
@@ -55,20 +55,20 @@ def schedule(stage: StageConfig, *, refills: bool) -> str:
     )
 
 
-def _sampling(config: RunConfig) -> RolloutConfig | None:
-    """The settings of the workers; None for a run that samples in no stage and evaluates nothing."""
-    for stage in config.stages:
-        if stage.source == "rollouts":
-            return stage.rollout
-    last = config.stages[-1]
-    return last.rollout if config.evaluation.data is not None or last.data.task is not None else None
+def _workers(config: RunConfig) -> RolloutConfig:
+    """The settings of the workers, which a purely supervised run has for its evaluations."""
+    sampled = [stage.rollout for stage in config.stages if stage.source == "rollouts"]
+    return (sampled or [config.stages[-1].rollout])[0]
 
 
-def _for_engines(rollout: RolloutConfig | None) -> int:
-    """The torch engine samples on the CPU."""
-    if rollout is None or rollout.engine != "vllm":
-        return 0
-    return rollout.workers * rollout.vllm.tensor_parallel
+def _asks_workers(config: RunConfig) -> bool:
+    """Whether anything is sampled at all."""
+    sampled = any(stage.source == "rollouts" for stage in config.stages)
+    return sampled or config.evaluation.data is not None or config.stages[-1].data.task is not None
+
+
+def _per_worker(rollout: RolloutConfig) -> int:
+    return rollout.vllm.tensor_parallel if rollout.engine == "vllm" else 1
 
 
 def _ray(config: RunConfig) -> str:
@@ -78,17 +78,15 @@ def _ray(config: RunConfig) -> str:
     return "a Ray cluster that is started on this machine and bound to loopback"
 
 
-def _placement(config: RunConfig, rollout: RolloutConfig | None) -> str:
-    learner = count(config.cluster.learner_ranks, "learner rank")
-    workers = "no rollout worker" if rollout is None else count(rollout.workers, "rollout worker")
-    total = count(accelerators(config), "accelerator")
-    if rollout is None or not _for_engines(rollout):
-        return f"{learner} x 1 = {total} or, without any, on the CPU; {workers}, on the CPU"
-    each, alone = rollout.vllm.tensor_parallel, "without any, all are on the CPU"
+def _placement(config: RunConfig) -> str:
+    rollout = _workers(config)
+    learner = f"{count(config.cluster.learner_ranks, 'learner rank')} x 1"
+    workers = f"{count(rollout.workers, 'rollout worker')} x {_per_worker(rollout)}"
+    total, alone = count(accelerators(config), "accelerator"), "without any, all on the CPU"
     if config.cluster.placement == "split":
-        return f"split: {learner} x 1 + {workers} x {each} = {total}; {alone}"
+        return f"split: {learner} + {workers} = {total}; {alone}"
     return (
-        f"colocated: {learner} x 1 and {workers} x {each} share {total}; {alone};\n"
+        f"colocated: {learner} and {workers} share {total}; {alone};\n"
         "engines give up their memory while the learner works"
     )
 
@@ -113,29 +111,29 @@ def _proofs(config: RunConfig) -> str:
     )
 
 
-def _failures(config: RunConfig, rollout: RolloutConfig | None) -> str:
+def _failures(config: RunConfig) -> str:
     cluster = config.cluster
     lost = f"a process that ends, or is silent for {cluster.hang_deadline_s:g} s, is lost"
     if not cluster.max_restarts:
         return f"{lost}, and the run ends with the cause"
-    lines = [f"{lost};", f"more than {cluster.max_restarts} within a step end the run with the cause"]
-    if rollout is not None:
-        lines.append("a lost rollout worker is replaced, and what it had not finished is sampled anew")
-    lines.append("a lost learner rank takes all ranks back to the last checkpoint")
-    return "\n".join(lines)
+    return (
+        f"{lost};\n"
+        f"more than {cluster.max_restarts} within a step end the run with the cause\n"
+        "a lost rollout worker is replaced, and what it had not finished is sampled anew\n"
+        "a lost learner rank takes all ranks back to the last checkpoint"
+    )
 
 
-def _deadlines(config: RunConfig, rollout: RolloutConfig | None) -> str:
-    cluster, vllm = config.cluster, rollout.vllm if rollout is not None else None
+def _deadlines(config: RunConfig) -> str:
+    cluster, rollout = config.cluster, _workers(config)
     lines = []
     if cluster.mode == "ray":
-        transfer = f", {config.weights.deadline_s:g} s for a weight transfer" if rollout is not None else ""
+        transfer = f", {config.weights.deadline_s:g} s for a weight transfer" if _asks_workers(config) else ""
         lines.append(
             f"{cluster.deadline_s:g} s for any one answer{transfer}; "
             f"who waits for whom is shown after {cluster.report_every_s:g} s"
         )
-    if vllm is not None and rollout is not None and rollout.engine == "vllm":
-        lines.append(
-            f"vLLM: {vllm.start_deadline_s:g} s to start, {vllm.stall_deadline_s:g} s without progress"
-        )
+    if rollout.engine == "vllm":
+        start, stall = rollout.vllm.start_deadline_s, rollout.vllm.stall_deadline_s
+        lines.append(f"vLLM: {start:g} s to start, {stall:g} s without progress")
     return "\n".join(lines)
