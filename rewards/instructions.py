@@ -139,7 +139,7 @@ def first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: s
     paragraphs = [p for p in re.split(r"\n\s*\n", text) if p.strip()]
     if len(paragraphs) != num_paragraphs or not 1 <= nth_paragraph <= num_paragraphs:
         return False
-    first = WORD.search(paragraphs[nth_paragraph - 1])
+    first = WORD.search(paragraphs[int(nth_paragraph) - 1])
     return first is not None and first[0].casefold() == first_word.strip().casefold()
 
 
@@ -151,7 +151,7 @@ def number_placeholders(text: str, num_placeholders: int) -> bool:
 def postscript(text: str, postscript_marker: str) -> bool:
     """A line near the end begins with the marker, such as P.S., and something follows it."""
     marker = r"\s?".join(map(re.escape, re.sub(r"\s", "", postscript_marker)))
-    return re.search(rf"^[^\w\n]*{marker}[^\w\n]*\w", text, re.IGNORECASE | re.MULTILINE) is not None
+    return re.search(rf"^[^\w\n]*{marker}\W*\w", text, re.IGNORECASE | re.MULTILINE) is not None
 
 
 def number_bullets(text: str, num_bullets: int) -> bool:

@@ -14,9 +14,10 @@ MARKER = re.compile(
 STOP = re.compile(r"\n|\.(?:\s|$)|;|,?\s+(?:because|since|not|which)\b")
 PICK = re.compile(r"(?<![\w'’])\(?([A-Z])\)?\**\s+is\s+(?:the\s+)?(?:correct|right|best)\b")
 DRESS = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}|[*_$`{}]|\\[()\[\]]")
-MARKED = re.compile(r"\(([A-Z])\)|([A-Z])(?:[).:,\]]|\s*$)")  # (B), B), B. or B alone
+MARKED = re.compile(r"\(([A-Z])\)|([A-Z])(?:[).:,\]]|\s+[-–—(=]|\s*$)")  # (B), B), B. or B alone
 BARE = re.compile(r"([B-HJ-Z])(?=\s)")  # B and more text; A and I are words of their own
 ANOTHER = re.compile(r"\s*(?:,|/|&|,?\s*\bor\b|,?\s*\band\b)\s*\(?[A-Z]\)?(?![\w'’])")
+DENIED = re.compile(r"(?i)\b(?:not|neither|nor|except|wrong|incorrect)\b|n['’]t\b")
 
 
 def reward(completion: str, answer: str | int, choices: Sequence[str] | None = None) -> dict[str, Any]:
@@ -24,7 +25,8 @@ def reward(completion: str, answer: str | int, choices: Sequence[str] | None = N
 
     The response's answer is what its last `\\boxed{}` holds, else what follows its last "answer is" up to the
     end of the clause, else the last option that "is correct", else its last line. It begins with the option's
-    letter, `B` or `(B)` or `B) text`, or is, where `choices` are given, the text of an option.
+    letter, `B` or `(B)` or `B) text`, or holds one letter in parentheses, or is, where `choices` are given,
+    the text of an option.
 
     Args:
         completion: the model's response.
@@ -88,11 +90,10 @@ def option(text: str, choices: Sequence[str] | None) -> str | None:
     if re.fullmatch(r"\(?[a-z]\)?\.?", text):
         text = text.upper()
     named = MARKED.match(text) or BARE.match(text)
-    if (
-        named is None
-        or ANOTHER.match(text, named.end(named.lastindex or 0))
-        or ANOTHER.match(text, named.end())
-    ):
+    if named is None:
+        inside = set(re.findall(r"\(([A-Z])\)", "" if DENIED.search(text) else text))
+        return inside.pop() if len(inside) == 1 and inside <= set(letters) else None
+    if any(ANOTHER.match(text, end) for end in (named.end(named.lastindex or 0), named.end())):
         return None
     letter = named[named.lastindex or 0]
     return letter if letter in letters else None
@@ -101,6 +102,11 @@ def option(text: str, choices: Sequence[str] | None) -> str | None:
 def plain(text: str) -> str:
     """The text without case, surplus white space and a full stop."""
     return " ".join(text.split()).strip(" .").casefold()
+
+
+def gold_completion(answer: str | int, choices: Sequence[str] | None = None) -> str:
+    """A response that must score 1.0."""
+    return f"({gold_letter(answer, choices)})"
 
 
 def selfcheck() -> list[tuple[dict[str, Any], float]]:
@@ -118,6 +124,8 @@ def selfcheck() -> list[tuple[dict[str, Any], float]]:
         r"\boxed{\text{(B)}}",
         "A is too early. The answer is option B",
         "Not A. B is correct.",
+        "Answer: B - in winter",
+        "I would choose (B) here",
         "A first guess is A.\n\nB",
     ]
     wrong = [
@@ -129,6 +137,9 @@ def selfcheck() -> list[tuple[dict[str, Any], float]]:
         "The answer is B or C",
         "(B), (C)",
         "B/C",
+        "Surely not (B)",
+        "Either (B) or (C)",
+        "The answer is not (B)",
         r"\boxed{A} since B is wrong",
         r"\boxed{B, C}",
         "Both look right",

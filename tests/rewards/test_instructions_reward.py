@@ -59,6 +59,13 @@ def test_relations_stand_for_themselves(relation, kept):
     assert [follows(t, WORDS, {"num_words": 2, "relation": relation}) for t in texts] == kept
 
 
+def test_arguments_may_be_floats_as_some_tables_hold_them():
+    arguments = {"num_paragraphs": 2.0, "nth_paragraph": 2.0, "first_word": "so"}
+    assert follows("Why?\n\nSo what?", "length_constraints:nth_paragraph_first_word", arguments)
+    assert follows("* a\n* b", "detectable_format:number_bullet_lists", {"num_bullets": 2.0})
+    assert follows("a b", WORDS, {"num_words": 2.0, "relation": "exactly"})
+
+
 def test_arguments_that_are_none_are_absent():
     assert follows("no commas", "punctuation:no_comma", {"num_words": None, "relation": None})
     assert follows("no commas", "punctuation:no_comma", None)

@@ -1,3 +1,4 @@
+import doctest
 import subprocess
 import sys
 from importlib import import_module
@@ -24,6 +25,12 @@ def test_every_shipped_reward_passes_its_own_cases(name):
     assert (max(scores), min(scores)) == (best, worst)
     for arguments, expected in cases:
         assert score(module.reward(**arguments)) == expected, arguments
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_examples_of_every_shipped_reward_hold(name):
+    failed, tried = doctest.testmod(import_module(f"rewards.{name}"))
+    assert failed == 0 and tried > 0
 
 
 def test_names_are_the_files_and_their_aliases():

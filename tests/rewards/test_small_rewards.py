@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards import format_tags, json_schema, length, multiple_choice, numeric_match, overlong
-from rlpost.scoring import load_reward
+from rlpost.config.schema import RewardConfig, ScoringConfig
+from rlpost.data.trajectory import Prompt
+from rlpost.scoring import Scorer, load_reward
 
 
 def loaded(name, **options):
@@ -115,3 +117,26 @@ def test_length_falls_linearly_and_overlong_too():
     assert scores == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
     punished = [overlong.reward("w " * n, limit=10, cache=4)["score"] for n in range(4, 13)]
     assert punished == [0.0, 0.0, 0.0, -0.25, -0.5, -0.75, -1.0, -1.0, -1.0]
+
+
+ROWS = {
+    "math": [{"answer": r"\frac{1}{2}"}, {"answer": "(-\\infty, 2]"}, {"answer": 27.0}],
+    "numeric_match": [{"answer": "1,234.5"}, {"answer": "-1/3"}, {"answer": 27.0}],
+    "multiple_choice": [{"answer": 1, "choices": ["red", "green"]}, {"answer": "b", "choices": ["1", "2"]}],
+    "exact_match": [{"answer": "north"}],
+    "json_schema": [{"schema": {"type": "object"}}],
+    "tool_call": [
+        {"expected_action": {"name": "f", "arguments": {}}},
+        {"expected_action": {"type": "message"}},
+    ],
+    "instructions": [{"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}],
+    "format_tags": [{}],
+    "length": [{}],
+}
+
+
+def test_the_canary_of_real_workers_accepts_the_shipped_rewards():
+    for name, rows in ROWS.items():
+        prompts = [Prompt(id=str(k), text="?", token_ids=(0,), columns=row) for k, row in enumerate(rows)]
+        with Scorer([RewardConfig(function=name)], ScoringConfig(workers=1, deadline_s=60)) as scorer:
+            scorer.canary(prompts)
