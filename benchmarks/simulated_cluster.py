@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from rlpost.cluster import InlineGroup
 from rlpost.cluster.group import ActorFacts, Call
 from rlpost.data.trajectory import Prompt, RewardResult, Trajectory, Turn
 from rlpost.rollout.worker import RolloutTask, WorkerReport
@@ -202,8 +203,9 @@ class SimulatedLearners:
 
     def __init__(self, clock: Clock, transfer_s: float) -> None:
         self.clock, self.transfer_s = clock, transfer_s
+        self.group = InlineGroup(object, [])
 
-    def export(self, version: int) -> WeightBundle:
+    def export(self, version: int, *, shared: bool = False) -> WeightBundle:
         """The version as its only weight."""
         self.clock.advance(self.transfer_s)
         return WeightBundle.of(version, {"weight": torch.tensor([float(version)])})

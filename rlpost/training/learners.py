@@ -59,10 +59,15 @@ class Learners:
         answers: list[dict[str, float]] = self.group.call_each("update", arguments)
         return answers[0]
 
-    def export(self, version: int) -> WeightBundle:
-        """The policy's weights, under the driver's version number."""
+    def export(self, version: int, *, shared: bool = False) -> WeightBundle:
+        """The policy's weights, under the driver's version number.
+
+        Args:
+            shared: leave them in the first rank's memory, where processes of its host can read them;
+                the bundle is then only a description.
+        """
         # Every rank is called, because each may hold a part of the weights; the first has them whole.
-        bundle: WeightBundle = self.group.call_all("export_weights", version)[0]
+        bundle: WeightBundle = self.group.call_all("export_weights", version, shared)[0]
         return bundle
 
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:

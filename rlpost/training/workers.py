@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -76,7 +77,7 @@ class Workers:
         if self.version == version:
             return {}
         start = time.monotonic()
-        bundle = learners.export(version)
+        bundle = learners.export(version, shared=_share_memory(learners.group, self.group))
         self._current = (bundle, self.group.share(bundle))
         self._sent.add(version)
         receipts = self._all("load_weights", self._current[1], since=start)
@@ -152,6 +153,7 @@ class Workers:
 
     def abandon(self) -> None:
         """Forget all that is being sampled, and which weights there are."""
+        self._current = None
         self.pool.abandon()
         self._sent, self._kept, self.version = set(), [], -1
 
@@ -178,3 +180,10 @@ class Workers:
                 found=f"versions {sorted(unknown)}",
                 needed=f"some of {sorted(self._sent)[-5:]}",
             )
+
+
+def _share_memory(*groups: ActorGroup) -> bool:
+    """Whether all members are processes of one host, beside the driver's."""
+    processes = [facts for group in groups for facts in group.processes()]
+    inline = any(facts.pid == os.getpid() for facts in processes)
+    return not inline and len({facts.host for facts in processes}) == 1
