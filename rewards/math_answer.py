@@ -17,6 +17,7 @@ TAIL = 2000  # characters at the end of a response in which an answer without a 
 # Where the answer stands.
 MARKER = re.compile(r"(?i)\banswers?\**\s*(?:is|are|:|=)[\s:*]*+(?!not\b)")
 STOP = re.compile(r"\n|\.(?:\s|$)|,? I hope")
+REFUSED = re.compile(r"(?i)[\s,;(]*(?:\bbut\s+)?\bnot\b")
 FORMULA = re.compile(
     r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<![\\$])\$((?:[^$\\\n]|\\.)+)\$(?!\d)", re.DOTALL
 )
@@ -37,7 +38,9 @@ UNICODE = str.maketrans(
     | {"∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset "}
     | {"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne "}
 )
-UNICODE_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\w+))")
+PLAIN_ROOT = re.compile(r"(?:√|(?<![\\a-zA-Z])sqrt)\s*(?:\(([^()]*)\)|(\w+))")
+PLAIN_PI = re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])")
+MINUS = re.compile(r"(?i)\b(?:minus|negative)\s+(\$|\\\(|)(?=[\d\\])")
 GROUPED = re.compile(r"(?<=\d)(?:\{,\}|,\\!\s*)(?=\d{3})")
 SHORT_SCRIPT = re.compile(r"([_^])\{(\w)\}")
 FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\\pi|\w))\s*(?:\{([^{}]*)\}|(\\pi|\w))")
@@ -150,14 +153,15 @@ def statement(text: str) -> str:
     text = text[markers[-1].end() :]
     first = FORMULA.match(text)
     stop = STOP.search(text, first.end() if first else 0)
-    return (text[: stop.start()] if stop else text).strip()
+    text = text[: stop.start()] if stop else text
+    return MINUS.sub(r"\1-", REFUSED.split(text)[0]).strip()
 
 
 def formula(text: str) -> str | None:
     """The last formula as a list with those linked to it; None when it is to be looked for in prose."""
     found = list(FORMULA.finditer(text))
     if not found:
-        text = AND.sub(",", text)
+        text = AND.sub(",", latex_of(text))
         return text if text and not prose(text) else None
     if re.search(r"\d", text[found[-1].end() :]):
         return None
@@ -174,8 +178,9 @@ def prose(text: str) -> bool:
 
 
 def latex_of(text: str) -> str:
-    """The text in LaTeX alone: Unicode's signs, fractions' sizes and grouped digits in one form."""
-    text = UNICODE_ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text).translate(UNICODE)
+    """The text in LaTeX alone: Unicode's signs, sqrt(3) and pi, fractions' sizes, grouped digits."""
+    text = PLAIN_ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text).translate(UNICODE)
+    text = PLAIN_PI.sub(r"\\pi ", text)
     text = FRACTION.sub(lambda m: rf"\frac{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text)
     text = re.sub(r"\\[dtc]frac(?![a-z])", r"\\frac", text).replace(r"\degree", r"^\circ")
     return GROUPED.sub("", text)
