@@ -217,6 +217,19 @@ def test_who_reads_while_the_version_is_given_up_is_told():
         check_region(region, memory)
 
 
+def test_a_version_torn_by_a_reader_that_is_two_exports_late_is_found_by_its_checksums():
+    owner = SharedWeights()
+    bundle = export(owner, 0)
+    views = dict(bundle.tensors)
+    own = {name: view.clone() for name, view in list(views.items())[:3]}
+    for version in (1, 2):
+        export(owner, version)
+    own |= {name: view.clone() for name, view in list(views.items())[3:]}
+    receipt = TransferReceipt(0, {name: checksum(tensor) for name, tensor in own.items()})
+    with pytest.raises(WeightTransferError, match=r"tensor 'layer\.3\.weight' did not arrive"):
+        verify_receipt(bundle, receipt)
+
+
 def test_weights_may_grow():
     owner = SharedWeights()
     for version, count in enumerate((1, 40, 40, 400, 3)):
