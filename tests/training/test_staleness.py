@@ -1,4 +1,4 @@
-"""Sampling ahead in whole runs: with a bound of 0 this is the plain synchronous loop, above that it is late."""
+"""Sampling ahead in whole runs: with a bound of 0 it is the plain loop, above that samples are older."""
 
 import json
 
