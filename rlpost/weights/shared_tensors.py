@@ -14,8 +14,8 @@ from rlpost.weights.shared_memory import Region, map_region
 class SharedTensors(Mapping[str, Tensor]):
     """Named tensors in the shared memory of a process of this host.
 
-    Pickled, it is a description of some 60 bytes a tensor and the length of its name. Each tensor is
-    a view, good until the owner gives up the version; what is written to it reaches no other process.
+    Pickled, it is a description: some 40 bytes a tensor and its name. Each tensor is a view, good
+    until the owner gives up the version; what is written to it reaches no other process.
 
     Raises (when a tensor is asked for):
         WeightTransferError: the owner is gone, or of another host, or has overwritten the contents.
