@@ -107,7 +107,7 @@ class Engine(Protocol):
         ...
 
     def step(self) -> list[Sample]:
-        """Decode one round of all that runs, which is usually a token each.
+        """Decode a little of all that runs: one token each, or a few.
 
         Returns:
             The responses that have finished since the last step, in no particular order; none at once

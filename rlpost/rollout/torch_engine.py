@@ -74,6 +74,7 @@ class TorchEngine:
         self._tokens = 0
         self._asleep, self._has_weights = False, True
         self._prove_decoding()
+        self._tokens = 0
 
     @property
     def version(self) -> int:

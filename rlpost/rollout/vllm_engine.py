@@ -116,16 +116,16 @@ class VLLMEngine:
             self._call("add", lambda beat: self._requests.add(responses, beat))
 
     def step(self) -> list[Sample]:
-        """Wait for what vLLM samples next; see `Engine.step`."""
+        """Take what vLLM samples; see `Engine.step`."""
         self._require_awake()
-        return self._call("step", lambda _: self._requests.step()) if self.unfinished else []
+        return self._call("step", self._requests.step) if self.unfinished else []
 
     def abort(self) -> None:
         """Forget all unfinished requests."""
-        if self.unfinished:
+        if keys := self._requests.forget():
             # A dead engine has forgotten them, and the next call says that it is dead.
             with suppress(RlpostError):
-                self._call("abort", lambda _: self._requests.abort())
+                self._call("abort", lambda _: self._engine.abort_request(keys))
 
     def generate(self, requests: Sequence[SampleRequest]) -> list[Sample]:
         """Sample one response per request, in their order; see `Engine.generate`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ from rlpost.rollout.vllm_transfer import forget_keys_and_values, pause, resume
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.llm_engine import LLMEngine
+
+_STEP_S = 0.02
+"""The longest step in which nothing finishes, but for the one token that it is there for at least."""
 
 _PROBE_PRIORITY = -1
 """Before responses, whose priority is 0."""
@@ -58,18 +62,22 @@ class VLLMRequests:
             self._running[key] = response
             beat()
 
-    def step(self) -> list[Sample]:
-        """Wait for vLLM's next outputs; the responses that have finished since the last call."""
-        if self._running and not self._finished:
+    def step(self, beat: Beat) -> list[Sample]:
+        """Take vLLM's outputs for a moment; the responses that have finished since the last call."""
+        end = time.monotonic() + _STEP_S
+        while self._running and not self._finished:
             self._take_outputs()
+            beat()
+            if time.monotonic() > end:
+                break
         finished, self._finished = self._finished, []
         return finished
 
-    def abort(self) -> None:
-        """Forget everything."""
+    def forget(self) -> list[str]:
+        """Forget everything; the keys of what vLLM is still to abort."""
         keys, self._tokens = list(self._running), self.tokens
         self._running, self._own_keys, self._finished = {}, {}, []
-        self._engine.abort_request(keys)
+        return keys
 
     def probe(self, sequences: Sequence[tuple[int, ...]], beat: Beat) -> list[tuple[float, ...]]:
         """The log-probs of tokens 1.. of each sequence, ahead of all responses."""

@@ -135,7 +135,9 @@ class RolloutWorker:
                 poll raises the same, until `abort`.
         """
         progress = self._stepper.poll(wait_s)
-        finished = tuple(_outcome(self._tasks.pop(sample.id), sample) for sample in progress.finished)
+        # What was aborted since is nobody's any more.
+        pairs = ((self._tasks.pop(sample.id, None), sample) for sample in progress.finished)
+        finished = tuple(_outcome(task, sample) for task, sample in pairs if task is not None)
         return WorkerReport(finished, progress.unfinished, progress.tokens, progress.version)
 
     def abort(self) -> None:

@@ -153,3 +153,13 @@ def test_closed_calls_are_refused(calls):
     calls.close()
     with pytest.raises(RolloutError, match="is closed"):
         calls.run("add", lambda beat: 1, 30, "key")
+
+
+def test_an_engine_process_that_dies_between_two_calls_is_noticed(calls):
+    process = engine_process()
+    calls.check()
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(timeout=30)
+    for _ in range(2):
+        with pytest.raises(RolloutError, match="killed by signal 9"):
+            calls.check()

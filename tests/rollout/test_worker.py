@@ -1,12 +1,23 @@
+import math
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
 
 from rlpost.config.schema import ModelConfig, RolloutConfig, TinyModelConfig
-from rlpost.data.trajectory import Prompt
+from rlpost.data.trajectory import Prompt, Trajectory
+from rlpost.errors import RolloutError
 from rlpost.models import load_model
-from rlpost.rollout import RolloutTask, RolloutWorker, sample_seed, sampling_settings
+from rlpost.rollout import (
+    RolloutTask,
+    RolloutWorker,
+    Sample,
+    SampleRequest,
+    WorkerReport,
+    sample_seed,
+    sampling_settings,
+)
 from rlpost.weights import WeightBundle, policy_tensors, verify_receipt
 
 MODEL = ModelConfig(
@@ -74,6 +85,131 @@ def test_sample_seeds_are_stable_distinct_and_63_bits():
 PINNED = 80052546625859427
 
 
+@pytest.fixture(params=[False, True], ids=["inline", "thread"])
+def worker(request):
+    worker = RolloutWorker(MODEL, ROLLOUT, seed=0, background=request.param)
+    yield worker
+    worker.close()
+
+
+def bundle(version, seed=0):
+    return WeightBundle.of(version, policy_tensors(load_model(MODEL, seed=seed)))
+
+
+def poll_all(worker):
+    """What every report until nothing is unfinished has brought, by id."""
+    outcomes = {}
+    while True:
+        report = worker.poll(30)
+        for outcome in report.finished:
+            assert outcome.id not in outcomes
+            outcomes[outcome.id] = outcome
+        if not report.unfinished:
+            return outcomes
+
+
+def many_tasks(n=150):
+    return [replace(tasks()[k % 8], id=f"t{k}", seed=k) for k in range(n)]
+
+
+def test_a_worker_that_was_asked_for_nothing_reports_nothing_and_loads_no_engine(worker, monkeypatch):
+    monkeypatch.setattr("rlpost.rollout.worker.load_model", None)
+    assert worker.poll(60) == WorkerReport((), 0, 0, -1)
+    worker.configure(ROLLOUT)
+    worker.abort()
+
+
+def test_submitted_tasks_are_reported_once_as_trajectories_and_requests_as_samples(worker):
+    expected = {t.id: t for t in RolloutWorker(MODEL, ROLLOUT, seed=0).rollout(tasks())}
+    plain = [SampleRequest(f"plain-{t.id}", t.prompt.token_ids, t.seed, t.settings) for t in tasks()]
+    worker.submit(tasks()[:3])
+    worker.submit(plain)
+    worker.submit(tasks()[3:])
+    found = poll_all(worker)
+    assert found.keys() == {*expected, *(f"plain-{id}" for id in expected)}
+    for id, trajectory in expected.items():
+        assert isinstance(found[id], Trajectory) and isinstance(found[f"plain-{id}"], Sample)
+        assert found[id].prompt == trajectory.prompt
+        assert found[id].token_ids == trajectory.token_ids == [*found[f"plain-{id}"].token_ids]
+    report = worker.poll(60)
+    assert (report.finished, report.unfinished, report.version) == ((), 0, -1)
+    assert report.tokens == 2 * sum(t.length for t in expected.values())
+
+
+def test_weights_that_arrive_in_flight_sample_the_rest_of_what_runs(worker):
+    old, new = bundle(4, seed=3), bundle(5, seed=4)
+    worker.load_weights(old)
+    worker.submit(many_tasks())
+    outcomes = {}
+    while not (report := worker.poll(0)).tokens:
+        outcomes |= {t.id: t for t in report.finished}
+    outcomes |= {t.id: t for t in report.finished}
+    verify_receipt(new, worker.load_weights(new))
+    outcomes |= poll_all(worker)
+    assert sorted(outcomes) == sorted(t.id for t in many_tasks())
+    versions = [t.turns[0].versions for t in outcomes.values()]
+    assert {v for one in versions for v in one} == {4, 5}
+    assert all(list(one) == sorted(one) for one in versions)
+    assert worker.poll(60).version == worker.policy_version() == 5
+
+
+def test_a_task_that_cannot_be_served_is_refused_at_once_and_none_is_taken(worker):
+    wrong = replace(tasks()[1], prompt=Prompt("p", "", ()))
+    with pytest.raises(RolloutError, match="empty prompt"):
+        worker.submit([tasks()[0], wrong])
+    with pytest.raises(RolloutError, match="same id"):
+        worker.submit([tasks()[0], tasks()[0]])
+    assert worker.poll(60).unfinished == 0
+    worker.submit(tasks())
+    assert len(poll_all(worker)) == 8
+
+
+def test_aborted_tasks_are_not_reported_and_may_be_submitted_again(worker):
+    worker.submit(many_tasks())
+    sampled = worker.poll(30).tokens
+    worker.abort()
+    report = worker.poll(60)
+    assert (report.finished, report.unfinished) == ((), 0) and report.tokens >= sampled > 0
+    expected = {t.id: t.token_ids for t in RolloutWorker(MODEL, ROLLOUT, seed=0).rollout(many_tasks(20))}
+    worker.submit(many_tasks(20))
+    assert {t.id: t.token_ids for t in poll_all(worker).values()} == expected
+
+
+def test_an_error_while_sampling_is_raised_by_polls_until_the_tasks_are_aborted(worker):
+    broken = {name: tensor.clone() for name, tensor in bundle(1).tensors.items()}
+    broken["model.norm.weight"][3] = math.nan
+    worker.submit(many_tasks())
+    worker.load_weights(WeightBundle.of(1, broken))
+    for _ in range(3):
+        with pytest.raises(RolloutError, match="not finite"):
+            while True:
+                worker.poll(30)
+    worker.abort()
+    assert worker.poll(60).unfinished == 0
+    worker.load_weights(bundle(2))
+    worker.submit(tasks())
+    assert {v for t in poll_all(worker).values() for v in t.turns[0].versions} == {2}
+
+
+def test_a_worker_sleeps_only_when_idle_and_samples_again_when_it_has_weights(worker):
+    worker.load_weights(bundle(0))
+    expected = worker.rollout(tasks())
+    worker.submit(many_tasks())
+    with pytest.raises(RolloutError, match="cannot sleep"):
+        worker.sleep()
+    with pytest.raises(RolloutError, match="nothing else"):
+        worker.rollout(tasks())
+    poll_all(worker)
+    worker.sleep()
+    assert worker.poll(60).version == -1
+    worker.wake()
+    with pytest.raises(RolloutError, match="has no weights"):
+        worker.submit(tasks())
+    worker.load_weights(bundle(0))
+    assert worker.rollout(tasks()) == expected
+    assert worker.probe([(70, 71)])[0] == RolloutWorker(MODEL, ROLLOUT, seed=0).probe([(70, 71)])[0]
+
+
 def test_threads_are_set_when_the_engine_is_loaded():
     before = torch.get_num_threads()
     try:
@@ -84,13 +220,19 @@ def test_threads_are_set_when_the_engine_is_loaded():
 
 
 @pytest.mark.cluster
-def test_a_worker_works_as_a_ray_actor():
+def test_a_worker_works_as_a_ray_actor_that_samples_in_the_background():
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
-        actor = ray.remote(RolloutWorker).remote(MODEL, ROLLOUT, seed=1, threads=1)
+        actor = ray.remote(RolloutWorker).remote(MODEL, ROLLOUT, seed=1, threads=1, background=True)
         remote = ray.get(actor.rollout.remote(tasks()), timeout=120)
         local = RolloutWorker(MODEL, ROLLOUT, seed=1).rollout(tasks())
         assert [t.token_ids for t in remote] == [t.token_ids for t in local]
+        ray.get(actor.submit.remote(tasks()), timeout=60)
+        reported = {}
+        while len(reported) < len(local):
+            report = ray.get(actor.poll.remote(5), timeout=60)
+            reported |= {t.id: t for t in report.finished}
+        assert {id: t.token_ids for id, t in reported.items()} == {t.id: t.token_ids for t in local}
     finally:
         ray.shutdown()
