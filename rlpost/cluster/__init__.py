@@ -2,6 +2,16 @@
 
 from rlpost.cluster.group import ActorFacts, ActorGroup, Call
 from rlpost.cluster.inline_group import InlineGroup
+from rlpost.cluster.placement import LEARNER, WORKER
 from rlpost.cluster.start import Cluster, start_cluster
 
-__all__ = ["ActorFacts", "ActorGroup", "Call", "Cluster", "InlineGroup", "start_cluster"]
+__all__ = [
+    "LEARNER",
+    "WORKER",
+    "ActorFacts",
+    "ActorGroup",
+    "Call",
+    "Cluster",
+    "InlineGroup",
+    "start_cluster",
+]

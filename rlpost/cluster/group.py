@@ -6,7 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -43,6 +45,13 @@ class ActorFacts:
     host: str
     pid: int
     log: Path | None
+
+
+def as_many(arguments: Sequence[T], members: int) -> list[T]:
+    """The arguments as a list, checked to be one for each member."""
+    if len(arguments) != members:
+        raise ValueError(f"arguments for {len(arguments)} members in a group of {members}")
+    return list(arguments)
 
 
 class ActorGroup(Protocol):
@@ -97,7 +106,7 @@ class ActorGroup(Protocol):
         ...
 
     def restart_all(self, arguments: Sequence[Mapping[str, object]] | None = None) -> None:
-        """End all members, then start fresh ones; from other constructor arguments where some are given."""
+        """End all members, then start as many fresh ones; from other constructor arguments where given."""
         ...
 
     def share(self, value: object) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlpost.cluster.group import ActorFacts, Call
+from rlpost.cluster.group import ActorFacts, Call, as_many
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class InlineGroup:
         return [getattr(member, method)(*args) for member in self.members]
 
     def call_each(self, method: str, arguments: Sequence[tuple[object, ...]]) -> list[Any]:
-        return [getattr(member, method)(*args) for member, args in zip(self.members, arguments, strict=True)]
+        each = as_many(arguments, self.size)
+        return [getattr(member, method)(*args) for member, args in zip(self.members, each, strict=True)]
 
     def start(self, member: int, method: str, *args: object) -> Call:
         call = Call(self.role, member, method)
@@ -61,7 +62,7 @@ class InlineGroup:
 
     def restart_all(self, arguments: Sequence[Mapping[str, object]] | None = None) -> None:
         if arguments is not None:
-            self.arguments = list(arguments)
+            self.arguments = as_many(arguments, self.size)
         self.members = []
         self.members = [self.make(**kwargs) for kwargs in self.arguments]
 

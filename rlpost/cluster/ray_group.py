@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlpost.cluster.group import ActorFacts, Call
+from rlpost.cluster.group import ActorFacts, Call, as_many
 from rlpost.cluster.host import Failure
 from rlpost.cluster.ray_member import Pending, RayMember, Slot
 from rlpost.cluster.watchdog import Watchdog
@@ -68,9 +68,8 @@ class RayGroup:
         return self._together([self.start(i, method, *shared) for i in range(self.size)])
 
     def call_each(self, method: str, arguments: Sequence[tuple[object, ...]]) -> list[Any]:
-        if len(arguments) != self.size:
-            raise ValueError(f"{len(arguments)} tuples of arguments for {self.size} members")
-        return self._together([self.start(i, method, *args) for i, args in enumerate(arguments)])
+        each = as_many(arguments, self.size)
+        return self._together([self.start(i, method, *args) for i, args in enumerate(each)])
 
     def start(self, member: int, method: str, *args: object) -> Call:
         return self.members[member].start(method, args, self.deadline_s)
@@ -89,7 +88,7 @@ class RayGroup:
 
     def restart_all(self, arguments: Sequence[Mapping[str, object]] | None = None) -> None:
         if arguments is not None:
-            self.arguments = list(arguments)
+            self.arguments = as_many(arguments, self.size)
         self._end(self.members)
         self.members = [self._spawn(number) for number in range(len(self.arguments))]
         self._build(self.members)
@@ -251,3 +250,5 @@ class RayGroup:
         if not self.watchdog.wait_until(lambda: all(m.gone() for m in members), END_DEADLINE_S):
             left = ", ".join(member.name for member in members if not member.gone())
             self.watchdog.report(f"after {END_DEADLINE_S:g} s there are still processes of {left}")
+        for member in members:
+            member.let_go()

@@ -118,6 +118,7 @@ class RayMember:
         """`call` is over."""
         if call in self.pending:
             self.pending.remove(call)
+            self.pulse_at = time.monotonic()
 
     def prune(self) -> None:
         """Forget the calls that were answered."""
@@ -178,6 +179,12 @@ class RayMember:
         if self.facts is None or self._process is None:
             return True
         return self._process.ended() and not actor_family(self.facts.pid, self.facts.mark)
+
+    def let_go(self) -> None:
+        """Its process is of no more interest."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
 
     def _ending(self) -> str | None:
         if self._process is None or not self._process.ended(timeout_s=2.0):

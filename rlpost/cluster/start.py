@@ -13,8 +13,10 @@ from typing import Any
 
 from rlpost.cluster.group import ActorGroup
 from rlpost.cluster.inline_group import InlineGroup
+from rlpost.cluster.placement import bundles
+from rlpost.cluster.ray_member import Slot
 from rlpost.cluster.watchdog import Watchdog
-from rlpost.config.schema import ClusterConfig
+from rlpost.config.schema import ClusterConfig, RunConfig
 
 
 def print_report(text: str) -> None:
@@ -39,6 +41,7 @@ class Cluster:
         self.config, self.logs = config, None if logs is None else logs.absolute()
         self.groups: list[ActorGroup] = []
         self._stack = ExitStack()
+        self._slots: Mapping[tuple[str, int], Any] = {}
         self.watchdog = Watchdog(config.hang_deadline_s, config.report_every_s, report)
 
     @property
@@ -58,6 +61,25 @@ class Cluster:
         """
         self.watchdog.idle = callback
 
+    def reserve(self, config: RunConfig) -> None:
+        """Hold the accelerators of a run, for the groups `LEARNER` and `WORKER` that are started afterwards.
+
+        Nothing is held inline, and where the cluster has no accelerators.
+
+        Raises:
+            ConfigError: the cluster does not have them, or has not had them free for long.
+        """
+        if self.config.mode == "inline":
+            return
+        from rlpost.cluster import ray_placement
+
+        # Nothing joins a cluster that is our own.
+        deadline_s = 0.0 if self.config.address is None else ray_placement.PLACEMENT_DEADLINE_S
+        reservation = ray_placement.reserve(bundles(config), deadline_s)
+        if reservation is not None:
+            self._stack.callback(reservation.release)
+            self._slots = reservation.slots
+
     def start_group(
         self, role: str, make: Callable[..., Any], arguments: Sequence[Mapping[str, object]]
     ) -> ActorGroup:
@@ -68,7 +90,8 @@ class Cluster:
         else:
             from rlpost.cluster.ray_group import RayGroup
 
-            group = RayGroup(role, make, arguments, self.config.deadline_s, self.watchdog, self.logs)
+            slots = [self._slots.get((role, member), Slot()) for member in range(len(arguments))]
+            group = RayGroup(role, make, arguments, self.config.deadline_s, self.watchdog, self.logs, slots)
         self.groups.append(group)
         return group
 

@@ -184,7 +184,7 @@ class Watchdog:
         silent = now - member.pulse_at
         parts = [f"  {member.name} ({where}): {call.method} since {now - call.since:.0f} s"]
         if len(member.pending) > 1:
-            parts.append(f"{len(member.pending) - 1} more calls behind it")
+            parts.append(f"{len(member.pending) - 1} more behind it")
         parts.append(f"last sign of life {silent:.0f} s ago")
         if state := member.state():
             parts.append(state)

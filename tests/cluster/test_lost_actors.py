@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -66,7 +67,7 @@ def rank_travels_by_value():
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    config = ClusterConfig(mode="ray", deadline_s=120, hang_deadline_s=1.5, report_every_s=1)
+    config = ClusterConfig(mode="ray", deadline_s=120, hang_deadline_s=4, report_every_s=1)
     reports = []
     with start_cluster(config, tmp_path_factory.mktemp("logs"), reports.append) as cluster:
         cluster.reports = reports
@@ -133,20 +134,21 @@ def test_a_stopped_member_is_lost_at_the_hang_deadline_and_can_be_restarted(clus
     os.kill(facts.pid, signal.SIGSTOP)
     with pytest.raises(ActorLostError, match="rollout worker 1 is silent") as error:
         group.result(call)
-    assert "no sign of life for 2 s; stopped (SIGSTOP)" in error.value.details["found"]
-    (report,) = [text for text in cluster.reports if "rollout worker 1" in text][:1]
+    assert re.fullmatch(r"no sign of life for \d+ s; stopped \(SIGSTOP\)", error.value.details["found"])
+    report = next(text for text in cluster.reports if "rollout worker 1" in text)
     assert report.startswith("the driver waits in generation for")
-    assert f"process {facts.pid}): work since 1 s" in report
+    assert re.search(rf"process {facts.pid}\): work since \d+ s, last sign of life \d+ s ago", report)
     assert "stopped (SIGSTOP)" in report
     group.restart(1)
-    assert not Path(f"/proc/{facts.pid}").exists()
+    assert not lives(facts.pid)
     assert group.call(1, "work", 0) == 1
 
 
 def test_a_member_that_works_is_not_silent(cluster, group):
     cluster.reports[:] = []
-    assert group.call_each("work", [(4,), (0,)]) == [0, 1]
-    (report,) = [text for text in cluster.reports if "work since 2 s" in text]
+    assert group.call_each("work", [(6,), (0,)]) == [0, 1]
+    assert len(cluster.reports) > 2
+    report = cluster.reports[-1]
     assert "rollout worker 0" in report
     assert "rollout worker 1" not in report
     assert report.endswith(" work")
@@ -155,7 +157,7 @@ def test_a_member_that_works_is_not_silent(cluster, group):
 def test_a_member_that_is_lost_while_the_driver_waits_for_another_is_found(cluster, group):
     call = group.start(0, "work", 1000)
     os.kill(group.processes()[0].pid, signal.SIGSTOP)
-    assert group.call(1, "work", 4) == 1
+    assert group.call(1, "work", 7) == 1
     assert group.wait([call], 0) == [call]
     with pytest.raises(ActorLostError, match="rollout worker 0 is silent"):
         group.result(call)
@@ -172,7 +174,7 @@ def test_the_dead_rank_is_blamed_and_not_the_one_that_noticed(cluster, tmp_path)
     ranks.restart_all([{"number": n, "meet": meet + " again"} for n in range(2)])
     ranks.call_all("join")
     second = ranks.processes()[1].pid
-    cluster.on_idle(lambda: os.kill(second, signal.SIGKILL) if Path(f"/proc/{second}").exists() else None)
+    cluster.on_idle(lambda: os.kill(second, signal.SIGKILL) if lives(second) else None)
     with pytest.raises(ActorLostError, match="learner 1 died") as error:
         ranks.call_all("exchange")
     cluster.on_idle(None)
@@ -184,7 +186,7 @@ def test_what_a_killed_member_started_ends_too(group):
     child = group.call(0, "child")
     os.kill(group.processes()[0].pid, signal.SIGKILL)
     group.restart(0)
-    assert not Path(f"/proc/{child}").exists()
+    assert not lives(child)
 
 
 def test_a_group_whose_members_cannot_be_made_says_why_and_leaves_nothing(cluster):
@@ -201,6 +203,13 @@ def test_a_lost_actor_survives_pickling():
     again = pickle.loads(pickle.dumps(error))
     assert (again.role, again.member, str(again)) == ("worker", 1, str(error))
     assert str(again).splitlines()[-2:] == ["    a", "    b"]
+
+
+def lives(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def told_how_processes_end():
