@@ -29,7 +29,7 @@ check: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
 
 unit: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -q -m "not slow and not cluster and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow and not cluster and not gpu"
 
 slow: $(VENV)/cluster.stamp
 	$(BIN)/python -m pytest -q -m "slow or cluster or gpu"
