@@ -402,3 +402,40 @@ def test_a_model_that_ignores_positions_is_noticed_by_its_log_probs():
     model.forward = careless
     with pytest.raises(ConfigError, match="'qwen2' wrongly"):
         TorchEngine(model, TOKENIZER)
+
+
+@pytest.mark.parametrize("small_prefills", [False, True])
+def test_responses_go_on_under_new_weights_with_the_same_random_stream(small_prefills, monkeypatch):
+    if small_prefills:
+        monkeypatch.setattr("rlpost.rollout.waiting.PREFILL_TOKENS", 20)
+    subject, models = engine(7), {v: peaked(load_model(CONFIG), seed=v) for v in range(4)}
+    subject.load_weights(bundle(0, 0))
+    wanted, done = ragged_requests(), {}
+    subject.add(wanted)
+    for version in (1, 2, 3):
+        for _ in range(9):
+            done |= {s.id: s for s in subject.step()}
+        subject.load_weights(bundle(version, version))
+    while subject.unfinished:
+        done |= {s.id: s for s in subject.step()}
+    assert sum(len(set(sample.versions)) > 1 for sample in done.values()) > 4
+    for request in wanted:
+        sample, start = done[request.id], len(request.prompt_token_ids) - 1
+        ids = torch.tensor([request.prompt_token_ids + sample.token_ids])
+        with torch.no_grad():
+            logits = {v: models[v](ids).logits[0, start:-1].tolist() for v in set(sample.versions)}
+        for position, (token, version) in enumerate(zip(sample.token_ids, sample.versions, strict=True)):
+            expected = slow_processed_logprobs(logits[version][position], request.settings)
+            assert sample.logprobs[position] == pytest.approx(expected[token], abs=1e-4)
+            assert token == slow_draw(expected, request, position)
+
+
+def test_a_sleeping_engines_model_is_in_the_hosts_memory_and_comes_back_whole():
+    subject = engine()
+    subject.load_weights(bundle(0, 1))
+    before = subject.probe([PROMPTS[2]])
+    subject.sleep()
+    subject.wake()
+    receipt = subject.load_weights(bundle(1, 1))
+    assert receipt.version == subject.version == 1
+    assert subject.probe([PROMPTS[2]]) == before

@@ -18,7 +18,7 @@ from test_torch_engine import peaked, slow_processed_logprobs
 from transformers import AutoModelForCausalLM
 
 from rlpost.config.schema import ModelConfig, TinyModelConfig, VLLMConfig
-from rlpost.errors import ConfigError, DeadlineError, RolloutError, WeightTransferError
+from rlpost.errors import ConfigError, EngineLostError, RolloutError, WeightTransferError
 from rlpost.models import load_model, load_tokenizer
 from rlpost.rollout import SampleRequest, SamplingSettings, TorchEngine, VLLMEngine
 from rlpost.weights import WeightBundle, policy_tensors, verify_receipt
@@ -221,13 +221,13 @@ def test_an_engine_that_stands_still_fails_the_call_and_leaves_no_process():
     engine.load_weights(bundle(0, 0))
     engine.add(requests())
     os.kill(engine_process, signal.SIGSTOP)
-    with pytest.raises(DeadlineError, match="made no progress"):
+    with pytest.raises(EngineLostError, match="made no progress"):
         finish(engine)
     engine.abort()
     assert engine.unfinished == 0
-    with pytest.raises(DeadlineError, match="made no progress"):
+    with pytest.raises(EngineLostError, match="made no progress"):
         engine.generate(requests())
-    with pytest.raises(DeadlineError, match="made no progress"):
+    with pytest.raises(EngineLostError, match="made no progress"):
         engine.check()
     assert wait_until(lambda: all(gone(p) for p in (engine_process, *below)))
 

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from rlpost.errors import DeadlineError, RolloutError, WeightTransferError
+from rlpost.errors import EngineLostError, RolloutError, WeightTransferError
 from rlpost.rollout.vllm_buckets import SharedBuffer, read_update
 from rlpost.rollout.vllm_calls import EngineCalls
 from rlpost.weights import SharedWeights, checksum
@@ -131,7 +131,7 @@ def test_a_call_that_beats_may_take_longer_than_the_deadline(calls):
 def test_a_call_without_progress_ends_the_engine_and_every_later_call(calls):
     process = engine_process()
     for _ in range(2):
-        with pytest.raises(DeadlineError, match="made no progress") as caught:
+        with pytest.raises(EngineLostError, match="made no progress") as caught:
             calls.run("wait", lambda beat: time.sleep(60), 0.5, "a.key")
         assert "raise a.key" in str(caught.value)
     assert not process.is_alive()
@@ -145,7 +145,7 @@ def test_a_call_whose_engine_process_is_killed_names_the_signal(calls):
         os.kill(process.pid, signal.SIGKILL)
         time.sleep(60)
 
-    with pytest.raises(RolloutError, match="killed by signal 9"):
+    with pytest.raises(EngineLostError, match="killed by signal 9"):
         calls.run("work", work, 30, "key")
 
 
@@ -161,5 +161,5 @@ def test_an_engine_process_that_dies_between_two_calls_is_noticed(calls):
     os.kill(process.pid, signal.SIGKILL)
     process.join(timeout=30)
     for _ in range(2):
-        with pytest.raises(RolloutError, match="killed by signal 9"):
+        with pytest.raises(EngineLostError, match="killed by signal 9"):
             calls.check()

@@ -12,7 +12,7 @@ from test_vllm_engine import bundle, gone, model_config, wait_until
 
 from rlpost.config.schema import RolloutConfig
 from rlpost.data.trajectory import Prompt
-from rlpost.errors import RolloutError
+from rlpost.errors import EngineLostError
 from rlpost.rollout import RolloutTask, RolloutWorker, SamplingSettings
 from rlpost.weights import verify_receipt
 
@@ -66,11 +66,11 @@ def test_weights_arrive_in_flight_and_a_killed_engine_reaches_the_driver_by_the_
         (process,) = (p.pid for p in multiprocessing.active_children() if p not in before)
         os.kill(process, signal.SIGKILL)
         for _ in range(2):
-            with pytest.raises(RolloutError, match="killed by signal 9"):
+            with pytest.raises(EngineLostError, match="killed by signal 9"):
                 while True:
                     worker.poll(60)
         worker.abort()
-        with pytest.raises(RolloutError, match="killed by signal 9"):
+        with pytest.raises(EngineLostError, match="killed by signal 9"):
             worker.submit(tasks(1, "late"))
         assert wait_until(lambda: gone(process))
     finally:
