@@ -11,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from rlpost.cli import app
+from rlpost.cluster.placement import bundles
 from rlpost.config import load_config
 from rlpost.config.explain_runtime import accelerators
 from rlpost.rollout.worker import sampling_settings
@@ -47,6 +48,12 @@ def test_a_recipe_is_named_as_its_file_and_says_how_it_is_started(path):
     assert load_config(path).name == "-".join(place.with_suffix("").parts)
     assert text.startswith("# ")
     assert re.search(rf"^#   rlpost train configs/{re.escape(str(place))}", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_plan_counts_the_accelerators_that_will_be_reserved(path):
+    config = load_config(path)
+    assert accelerators(config) == sum(bundle.size for bundle in bundles(config))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
