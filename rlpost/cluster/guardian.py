@@ -19,6 +19,8 @@ MARK = "RLPOST_ACTOR"
 """The environment variable that an actor gives to what it starts."""
 GRACE_S = 3.0
 """For those who notice by themselves: they may have names in shared memory to remove."""
+KILL_S = 10.0
+"""For the kernel to end what was killed: one that waits for a broken device may never end."""
 
 
 def actor_family(pid: int, mark: str) -> list[int]:
@@ -67,7 +69,8 @@ def end_family(find: Callable[[], list[int]], grace_s: float = GRACE_S) -> None:
     end = time.monotonic() + grace_s
     while find() and time.monotonic() < end:
         time.sleep(0.1)
-    while pids := find():
+    end = time.monotonic() + KILL_S
+    while (pids := find()) and time.monotonic() < end:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
