@@ -115,7 +115,7 @@ class VLLMConfig(Section):
     """Seconds until the engine must have loaded its model and be ready."""
     stall_deadline_s: float = Field(default=300.0, gt=0)
     """Longest wait for a sign of progress: the next token of any response, one part of the weights.
-    An engine that shows none is ended, and the run with it."""
+    An engine that shows none is ended, and its worker replaced."""
 
 
 class RolloutConfig(Section):

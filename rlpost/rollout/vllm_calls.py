@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TypeVar
 
-from rlpost.errors import DeadlineError, RlpostError, RolloutError
+from rlpost.errors import EngineLostError, RlpostError, RolloutError
 
 T = TypeVar("T")
 Beat = Callable[[], None]
@@ -27,6 +27,7 @@ Beat = Callable[[], None]
 
 _POLL_S = 0.2
 _CLOSE_S = 10.0
+_DEATH_S = 1.0
 _SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -53,8 +54,8 @@ class EngineCalls:
             setting: the configuration key of `stall_s`.
 
         Raises:
-            DeadlineError: there was no progress; the engine's processes were ended.
-            RolloutError: the engine's process died.
+            EngineLostError: the engine's process died; or there was no progress, and the engine's
+                processes were ended. So does every later call.
             Exception: what `work` raised.
         """
         if self._failure is not None:
@@ -68,6 +69,9 @@ class EngineCalls:
             if time.monotonic() - call.last_beat > stall_s:
                 self._fail(self._stall(what, stall_s, setting))
         if call.error is not None:
+            # vLLM may report its end a moment before the process is gone.
+            for process in self.processes():
+                process.join(timeout=_DEATH_S)
             if self._dead():
                 self._fail(self._death(what))
             raise call.error
@@ -111,20 +115,20 @@ class EngineCalls:
     def _dead(self) -> list[BaseProcess]:
         return [process for process in self.processes() if not process.is_alive()]
 
-    def _death(self, what: str) -> RolloutError:
+    def _death(self, what: str) -> EngineLostError:
         process = self._dead()[0]
         code = process.exitcode
         ended = f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
-        return RolloutError(
+        return EngineLostError(
             f"{self._name} died",
             where=f"{what}, process {process.pid}",
             found=ended,
             remedy="see the engine's output above; signal 9 is often the system short of memory",
         )
 
-    def _stall(self, what: str, stall_s: float, setting: str) -> DeadlineError:
+    def _stall(self, what: str, stall_s: float, setting: str) -> EngineLostError:
         pids = ", ".join(str(process.pid) for process in self.processes()) or "none"
-        return DeadlineError(
+        return EngineLostError(
             f"{self._name} made no progress",
             where=f"{what}, processes {pids}",
             found=f"nothing for {stall_s:g} s; the engine was ended",

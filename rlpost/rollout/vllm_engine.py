@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlpost.config.schema import ModelConfig, VLLMConfig
-from rlpost.errors import RlpostError, RolloutError, WeightTransferError
+from rlpost.errors import EngineLostError, RlpostError, RolloutError, WeightTransferError
 from rlpost.rollout.engine import Sample, SampleRequest, generate_all, refuse_older_weights, refuse_sleep
 from rlpost.rollout.request_checks import check_requests
 from rlpost.rollout.stop import TextView
@@ -54,8 +54,7 @@ class VLLMEngine:
     Raises:
         UserError: vLLM is not installed in the supported version.
         ConfigError: the model cannot be loaded.
-        RolloutError: the engine did not start.
-        DeadlineError: it did not start in time.
+        RolloutError: the engine did not start, or not in time.
     """
 
     def __init__(
@@ -155,9 +154,9 @@ class VLLMEngine:
         """Log-probs (temperature 1, unprocessed, nats) of tokens 1.. of each given sequence.
 
         Raises:
-            RolloutError: a sequence leaves no position free after it, which vLLM needs; there are
-                no weights yet; or the engine died.
-            DeadlineError: the engine made no progress.
+            RolloutError: a sequence leaves no position free after it, which vLLM needs; or there are
+                no weights yet.
+            EngineLostError: the engine died, or made no progress.
         """
         self._require_awake()
         self._require_weights()
@@ -212,6 +211,9 @@ class VLLMEngine:
         setting = "rollout.vllm.start_deadline_s"
         try:
             engine = self._calls.run("start", start, options.start_deadline_s, setting)
+        except EngineLostError as error:
+            # What ends one that starts ends the next one too.
+            raise RolloutError(error.what, **error.details) from error
         except RlpostError:
             raise
         except Exception as error:

@@ -194,7 +194,8 @@ class WorkerPool:
             self.replaced += 1
             self.resubmitted += len(self._tasks[member])
             self._report(
-                f"{error}\n  a fresh worker takes over its {len(self._tasks[member])} unfinished responses"
+                f"{error}\n  a fresh rollout worker {member} takes over "
+                f"{len(self._tasks[member])} unfinished responses"
             )
             self._polls.pop(member, None)
             self._submits = [call for call in self._submits if call.member != member]
