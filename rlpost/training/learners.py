@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +19,6 @@ from rlpost.weights.bundle import WeightBundle
 
 class Learners:
     """Cuts batches over the ranks and puts their answers together again."""
-
-    ROLE: ClassVar[str] = "learner"
 
     def __init__(self, group: ActorGroup) -> None:
         self.group = group

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from rlpost.cluster import LEARNER
 from rlpost.errors import ActorLostError
-from rlpost.training.learners import Learners
 from rlpost.training.run_directory import RunDirectory
 from rlpost.training.saving import Saver
 from rlpost.training.state import RunState
@@ -46,7 +46,7 @@ class Recovery:
         """
         self._times = self._times + 1 if state.step == self._lost_at else 1
         self._lost_at = state.step
-        if error.role != Learners.ROLE or self._times > self._max_restarts:
+        if error.role != LEARNER or self._times > self._max_restarts:
             raise error
         self._report(f"{error}\n  the learner ranks start afresh from the last checkpoint")
         self._restart()

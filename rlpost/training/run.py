@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rlpost.cluster import Cluster, start_cluster
+from rlpost.cluster import LEARNER, WORKER, Cluster, start_cluster
 from rlpost.config import dump_config, stage_objective
 from rlpost.config.schema import RewardConfig, RunConfig, StageConfig
 from rlpost.data import PromptSet, load_prompts
@@ -59,6 +59,7 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
         line = stack.enter_context(ScoringLine(scorer, background=config.cluster.mode == "ray"))
         progress = stack.enter_context(Progress(config.name))
         cluster = stack.enter_context(start_cluster(config.cluster, directory.logs, progress.message))
+        cluster.reserve(config)
         learners, workers = start_actors(cluster, config, directory, data, progress.message)
         identity = run_identity(config, {name: prompts.fingerprint for name, prompts in data.items()})
         saver = Saver(directory, config.checkpoint, identity, learners)
@@ -163,9 +164,7 @@ def start_actors(
     """The learner ranks and the rollout workers, inline or on Ray."""
     deepspeed = config.learner.backend == "deepspeed"
     learner: type[TorchLearner | DeepSpeedLearner] = DeepSpeedLearner if deepspeed else TorchLearner
-    learners = Learners(
-        cluster.start_group(Learners.ROLE, learner, learner_arguments(cluster, config, directory))
-    )
+    learners = Learners(cluster.start_group(LEARNER, learner, learner_arguments(cluster, config, directory)))
     rollout = sampling_stages(config)[0].rollout
     worker = {
         "model": config.model,
@@ -174,7 +173,7 @@ def start_actors(
         "threads": config.cluster.threads,
         "background": config.cluster.mode == "ray",
     }
-    group = cluster.start_group(Workers.ROLE, RolloutWorker, [worker] * rollout.workers)
+    group = cluster.start_group(WORKER, RolloutWorker, [worker] * rollout.workers)
     prompts = next(iter(data.values())).prompts
     return learners, Workers(group, config.weights, config.cluster, prompts, report)
 
@@ -209,6 +208,7 @@ def run_stage(run: Run, data: Mapping[str, PromptSet], sampling: Sampling, learn
     run.learners.start_stage(stage.train, reference="ref_logprob" in stage_objective(stage).signals)
     if learner_path is not None:
         run.learners.load(learner_path, weights_only=run.state.stage_step == 0)
+    sampling.cluster.phase = f"stage {stage.name}"
     source: Source = Demonstrations()
     if stage.source == "rollouts":
         source = sampling.source(run, stage)

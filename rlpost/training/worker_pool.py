@@ -121,11 +121,15 @@ class WorkerPool:
 
     def abandon(self) -> None:
         """Forget all tasks, here and on the workers."""
+        polls = list(self._polls.values())
         self._tasks = [{} for _ in range(self.group.size)]
         self._polls, self._submits = {}, []
-        self.call_all(
-            "abort", deadline_s=self._cluster.hang_deadline_s * 2, setting="cluster.hang_deadline_s (twice)"
-        )
+        deadline_s = 2 * self._cluster.hang_deadline_s
+        self.call_all("abort", deadline_s=deadline_s, setting="cluster.hang_deadline_s (twice)")
+        # A poll that is still waiting would take the answers to tasks of the same ids that come later.
+        while polls:
+            over = self.group.wait(polls, POLL_S)
+            polls = [call for call in polls if call not in over]
 
     def forgive(self) -> None:
         """A step is done: restarts count from 0 again."""

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 from rlpost.cluster import ActorGroup
 from rlpost.config.schema import ClusterConfig, RolloutConfig, StageConfig, WeightsConfig
@@ -29,8 +29,6 @@ class Workers:
     Args:
         report: told when a worker was replaced.
     """
-
-    ROLE: ClassVar[str] = "rollout worker"
 
     def __init__(
         self,
