@@ -69,6 +69,19 @@ CHARTS = (
         hidden_at_zero=True,
     ),
     Chart(
+        "Age of the tokens trained on",
+        (("rollout/version_lag_mean", "mean"), ("rollout/version_lag_max", "oldest")),
+        "versions",
+        hidden_at_zero=True,
+    ),
+    Chart(
+        "Rollout workers replaced",
+        (("rollout/worker_restarts", "workers"),),
+        "workers",
+        smooth=False,
+        hidden_at_zero=True,
+    ),
+    Chart(
         "Samples that failed to score",
         (("scoring/timeout", "timeout"), ("scoring/error", "error")),
         "samples",
@@ -77,7 +90,7 @@ CHARTS = (
     ),
     Chart(
         "Time per step",
-        (("time/rollout_s", "sampling"), ("time/scoring_s", "scoring"), ("time/update_s", "update")),
+        (("time/rollout_s", "waiting for samples"), ("time/scoring_s", "scoring"), ("time/update_s", "update")),
         "seconds",
     ),
 )
