@@ -81,13 +81,12 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
         recovery = Recovery(
             saver,
             config.cluster.max_restarts,
-            restart=lambda: learners.restart(learner_arguments(cluster, config, directory)),
             abandon=sampling.abandon,
+            restart=lambda: learners.restart(learner_arguments(cluster, config, directory)),
             rewind=take_back,
             report=progress.message,
         )
-        run = run_stages(run, data, sampling, recovery, learner_path)
-        finish(run, directory)
+        run_to_the_end(run, data, sampling, recovery, learner_path)
     return directory.path
 
 
@@ -122,6 +121,7 @@ class Sampling:
 
     def abandon(self) -> None:
         """Forget all that is being sampled and scored."""
+        self.cluster.on_idle(None)
         self.line.drop()
         self.workers.abandon()
 
@@ -178,28 +178,33 @@ def start_actors(
     return learners, Workers(group, config.weights, config.cluster, prompts, report)
 
 
-def run_stages(
+def run_to_the_end(
     run: Run,
     data: Mapping[str, PromptSet],
     sampling: Sampling,
     recovery: Recovery,
     learner_path: Path | None,
-) -> Run:
-    """Every stage that is not done yet; the one in the middle of which the run stopped goes on there.
-
-    Returns:
-        the run with its last state, which after a recovery is another object.
-    """
-    while run.state.stage < len(run.config.stages):
+) -> None:
+    """Stages and last words; from the last checkpoint again when a learner rank is lost meanwhile."""
+    while True:
         try:
-            run_stage(run, data, sampling, learner_path)
-            learner_path = None
+            run_stages(run, data, sampling, learner_path)
+            finish(run, run.saver.directory)
+            return
         except ActorLostError as error:
             state, learner_path = recovery.after(error, run.state)
             run = replace(run, state=state)
+
+
+def run_stages(
+    run: Run, data: Mapping[str, PromptSet], sampling: Sampling, learner_path: Path | None
+) -> None:
+    """Every stage that is not done yet; the one in the middle of which the run stopped goes on there."""
+    while run.state.stage < len(run.config.stages):
+        run_stage(run, data, sampling, learner_path)
+        learner_path = None
     if learner_path is not None:
         run.learners.load(learner_path)
-    return run
 
 
 def run_stage(run: Run, data: Mapping[str, PromptSet], sampling: Sampling, learner_path: Path | None) -> None:
