@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -14,10 +15,10 @@ from typing import Annotated, Any
 
 import typer
 
-from rlpost.cli_text import algorithm_table, regraded, root_cause
+from rlpost.cli_text import algorithm_table, regraded, remote_traceback, root_cause
 from rlpost.errors import RlpostError, UserError
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 SPIN_COUNT = "20000"
 
 app = typer.Typer(
@@ -55,7 +56,7 @@ def main() -> None:
     try:
         app()
     except RlpostError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{remote_traceback(error)}error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except Exception as error:
         traceback.print_exc()
@@ -340,14 +341,29 @@ def doctor(
         raise typer.Exit(1)
 
 
+class _Terminated(BaseException):
+    """SIGTERM, raised where it came so that everything is ended in order; no `except Exception` takes it."""
+
+
 @contextmanager
 def _interruptible(advice: str) -> Iterator[None]:
-    """On Ctrl-C, end with status 130 and say how to go on."""
+    """On Ctrl-C and on SIGTERM, end with status 130 or 143 and say how to go on."""
+
+    def terminate(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     except KeyboardInterrupt:
         print(f"\ninterrupted; {advice}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
+    except _Terminated:
+        print(f"\nended by SIGTERM; {advice}", file=sys.stderr)
+        raise typer.Exit(TERMINATED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rlpost.errors import UserError
+from rlpost.errors import RlpostError, UserError
 
 if TYPE_CHECKING:
     from rlpost.data import RewardResult
@@ -100,6 +100,15 @@ def regraded(report: RegradeReport) -> str:
             for c in graded.changes
         ]
     return "\n".join(lines)
+
+
+def remote_traceback(error: RlpostError) -> str:
+    """Where in an actor's process something was raised that is no error of rlpost; "" for all others."""
+    from rlpost.cluster.ray_group import RemoteTracebackError
+
+    # Errors of rlpost say themselves what is wrong; this very class is made of what anything else raised.
+    foreign = type(error) is RlpostError and isinstance(error.__cause__, RemoteTracebackError)
+    return f"{str(error.__cause__).strip()}\n" if foreign else ""
 
 
 def root_cause(error: BaseException) -> str:

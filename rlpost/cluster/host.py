@@ -147,7 +147,7 @@ class MemberHost:
         return RlpostError(
             f"{self.settings.role} {self.settings.member} failed",
             where=f"{method}, on {self._facts.host}, process {self._facts.pid}",
-            found="".join(traceback.format_exception_only(error)).strip().splitlines()[-1],
+            found=": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]]),
         )
 
 

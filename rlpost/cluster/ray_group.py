@@ -168,7 +168,7 @@ class RayGroup:
                 except ActorLostError:
                     raise
                 except RlpostError as error:
-                    if not isinstance(error, DeadlineError) and (lost := self._find_lost(call.member)):
+                    if lost := self._find_lost(call.member):
                         raise lost from error
                     raise
         return [answers[call] for call in calls]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -52,7 +53,11 @@ def connected(address: str | None, logs: Path | None) -> Iterator[None]:
         stack.callback(setattr, worker, "print_to_stdstream", printer)
         if not ray.is_initialized():
             # Without an address Ray would join any cluster that it finds on this machine.
+            terminated = signal.getsignal(signal.SIGTERM)
             context = ray.init(address=address or "local", **settings)
+            if callable(terminated):
+                # Ray's own handler ends Ray first and then the driver, without a word.
+                signal.signal(signal.SIGTERM, terminated)
             if address is None:
                 stack.enter_context(_ends_with_driver(context.address_info["session_dir"]))
         stack.callback(ray.shutdown)
