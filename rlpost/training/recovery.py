@@ -49,8 +49,8 @@ class Recovery:
         while True:
             self._count(error, state.step)
             self._report(
-                f"{error}\n  the learner ranks start afresh from the last checkpoint, {self._times} of at most "
-                f"{self._max_restarts} times until step {self._furthest + 1} is done"
+                f"{error}\n  the learner ranks start afresh from the last checkpoint, {self._times} of "
+                f"at most {self._max_restarts} times until step {self._furthest + 1} is done"
             )
             try:
                 # First, because workers that come to life again could not read the lost rank's weights.
