@@ -138,13 +138,17 @@ def test_ray_actors_learn_what_the_inline_run_learns(finished, small_config, tmp
     run = train(small_config("cluster.mode=ray"), tmp_path / "ray")
     for row, other in zip(read_metrics(run), read_metrics(finished), strict=True):
         assert row["policy/loss"] == pytest.approx(other["policy/loss"], abs=1e-5)
-    assert [t[0] for t in results(run)[1]] == [t[0] for t in results(finished)[1]]
+    assert results(run)[1] == results(finished)[1]
 
 
 @pytest.mark.cluster
-def test_two_learner_ranks_and_two_workers_learn_the_same(finished, small_config, tmp_path):
+def test_two_learner_ranks_that_share_accelerators_with_two_workers_learn_the_same(
+    finished, small_config, tmp_path
+):
     run = train(
-        small_config("cluster.mode=ray", "cluster.learner_ranks=2", "rollout.workers=2"),
+        small_config(
+            "cluster.mode=ray", "cluster.placement=colocated", "cluster.learner_ranks=2", "rollout.workers=2"
+        ),
         tmp_path / "ranks",
     )
     for row, other in zip(read_metrics(run), read_metrics(finished), strict=True):
