@@ -6,10 +6,13 @@ Importing this folder needs torch alone; transformers and datasets load when a m
 from rlpost.evaluation.benchmark import BENCHMARKS, Benchmark, find_benchmark
 from rlpost.evaluation.command import evaluate_model
 from rlpost.evaluation.evaluate import EvaluationSettings, evaluate
+from rlpost.evaluation.intervals import Estimate, estimate
+from rlpost.evaluation.majority import majority_at_k
 from rlpost.evaluation.manifest import checksum_of_weights, evaluation_manifest
+from rlpost.evaluation.paired import PairedTest, paired_test
 from rlpost.evaluation.regrade import RegradeReport, regrade
 from rlpost.evaluation.results import EvaluationResult
-from rlpost.evaluation.statistics import Estimate, average_at_k, estimate, majority_at_k, pass_at_k
+from rlpost.evaluation.statistics import average_at_k, pass_at_k
 
 __all__ = [
     "BENCHMARKS",
@@ -17,6 +20,7 @@ __all__ = [
     "Estimate",
     "EvaluationResult",
     "EvaluationSettings",
+    "PairedTest",
     "RegradeReport",
     "average_at_k",
     "checksum_of_weights",
@@ -26,6 +30,7 @@ __all__ = [
     "evaluation_manifest",
     "find_benchmark",
     "majority_at_k",
+    "paired_test",
     "pass_at_k",
     "regrade",
 ]

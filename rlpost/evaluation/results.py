@@ -13,14 +13,9 @@ import numpy as np
 from rlpost.data.trajectory import OUTCOMES
 from rlpost.evaluation.answers import extract_answer
 from rlpost.evaluation.generations import GENERATIONS, Generation, write_text
-from rlpost.evaluation.statistics import (
-    Estimate,
-    average_at_k,
-    estimate,
-    majority_at_k,
-    pass_at_k,
-    powers_of_two_up_to,
-)
+from rlpost.evaluation.intervals import Estimate, estimate
+from rlpost.evaluation.majority import majority_at_k
+from rlpost.evaluation.statistics import average_at_k, pass_at_k, powers_of_two_up_to
 
 RESULTS = "results.json"
 PROBLEMS = "problems.jsonl"
@@ -37,8 +32,10 @@ class EvaluationResult:
         metrics: "avg@n", "pass@k" for k = 1, 2, 4, ..., n and, where answers could be
             extracted, "maj@k" for the same k; each a mean over problems. A sample is correct
             when it scores 1 or more; one that failed to score counts as not correct.
+        pass_at_k: pass@k for every k from 1 to n, in order.
         score_mean: mean score of the samples that were scored; None when none was.
         truncated_share: samples that hit the token limit.
+        truncated_correct: how many of these are correct all the same.
         failed_share: samples that failed to score (timeout or error).
         answer_share: samples that hold an extractable answer.
         response_tokens_mean: tokens per response.
@@ -51,8 +48,10 @@ class EvaluationResult:
     problems: int
     samples_per_problem: int
     metrics: Mapping[str, Estimate]
+    pass_at_k: tuple[Estimate, ...]
     score_mean: float | None
     truncated_share: float
+    truncated_correct: int
     failed_share: float
     answer_share: float
     response_tokens_mean: float
@@ -103,7 +102,7 @@ def summarise(
     Args:
         generations: P * n of them, problem by problem.
         n: samples per problem.
-        seed: decides bootstrap resamples and the draws of maj@k.
+        seed: decides the bootstrap's resamples.
         max_failure_share: above it the result is marked incomplete.
         output: where the result's files lie.
     """
@@ -111,15 +110,17 @@ def summarise(
     answers = [[extract_answer(g.text) for g in group] for group in groups]
     correct = [[g.correct for g in group] for group in groups]
     correct_P = np.array([sum(verdicts) for verdicts in correct])
+    curve = tuple(estimate(pass_at_k(n, correct_P, k), seed=seed) for k in range(1, n + 1))
     metrics = {f"avg@{n}": estimate(average_at_k(correct), seed=seed)}
     for k in powers_of_two_up_to(n):
-        metrics[f"pass@{k}"] = estimate(pass_at_k(n, correct_P, k), seed=seed)
+        metrics[f"pass@{k}"] = curve[k - 1]
     answered = sum(a is not None for group in answers for a in group)
     if answered:
         for k in powers_of_two_up_to(n):
-            votes = [majority_at_k(a, c, k, seed=seed) for a, c in zip(answers, correct, strict=True)]
+            votes = [majority_at_k(a, c, k) for a, c in zip(answers, correct, strict=True)]
             metrics[f"maj@{k}"] = estimate(votes, seed=seed)
     scores = [g.reward.score for g in generations if g.reward.score is not None]
+    truncated = [g for g in generations if g.finish_reason == "length"]
     total = len(generations)
     failed_share = (total - len(scores)) / total
     result = EvaluationResult(
@@ -127,8 +128,10 @@ def summarise(
         problems=len(groups),
         samples_per_problem=n,
         metrics=metrics,
+        pass_at_k=curve,
         score_mean=sum(scores) / len(scores) if scores else None,
-        truncated_share=sum(g.finish_reason == "length" for g in generations) / total,
+        truncated_share=len(truncated) / total,
+        truncated_correct=sum(g.correct for g in truncated),
         failed_share=failed_share,
         answer_share=answered / total,
         response_tokens_mean=sum(len(g.token_ids) for g in generations) / total,
