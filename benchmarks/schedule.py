@@ -73,7 +73,13 @@ def simulate(workers: int, staleness: int, steps: int) -> Result:
     )
     stage = StageConfig(name="rl", data={"task": "addition"}, algorithm={"base": "grpo"}, train=train)
     everyone = prompts(4 * batch)
-    pool = Workers(SimulatedGroup(clock, make, workers), WeightsConfig(), ClusterConfig(), everyone, print)
+    pool = Workers(
+        SimulatedGroup(clock, make, workers),
+        WeightsConfig(probe_tolerance=1e-3),
+        ClusterConfig(),
+        everyone,
+        print,
+    )
     line = ScoringLine(SimulatedScorer(), background=False)
     learners = SimulatedLearners(clock, TRANSFER_S)
     rollouts = Rollouts(stage, 0, learners, pool, line, None, 1e9, print)

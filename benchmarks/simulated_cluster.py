@@ -135,7 +135,7 @@ class SimulatedGroup:
     def _answer(self, member: int, method: str, args: tuple[Any, ...]) -> Any:
         if method == "probe":
             return [(-1.0,) * (len(sequence) - 1) for sequence in args[0]]
-        if method in ("configure", "sleep", "wake"):
+        if method in ("configure", "sleep", "wake", "policy_version"):
             return None
         return getattr(self.members[member], method)(*args)
 

@@ -91,7 +91,7 @@ class RolloutError(RlpostError):
 
 
 class EngineLostError(RolloutError):
-    """An engine's process died or made no progress, through no fault of a request: a fresh one may do better."""
+    """An engine's process died or made no progress; no request is to blame, so a fresh one may do better."""
 
 
 class DeadlineError(RlpostError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rlpost.config.dependent import probe_tolerance
 from rlpost.config.schema import RolloutConfig, RunConfig, StageConfig
 from rlpost.config.words import count, listed
 
@@ -107,7 +108,7 @@ def _proofs(config: RunConfig) -> str:
     probed = "every one" if weights.probe_every == 1 else f"the first and one in {weights.probe_every}"
     return (
         "each transfer to an engine is proven by its version and a checksum of every tensor,\n"
-        f"{probed} also by log-probs of a probe, at most {weights.probe_tolerance:g} nats apart"
+        f"{probed} also by log-probs of a probe, at most {probe_tolerance(config):g} nats apart"
     )
 
 

@@ -90,7 +90,7 @@ CHARTS = (
     ),
     Chart(
         "Time per step",
-        (("time/rollout_s", "waiting for samples"), ("time/scoring_s", "scoring"), ("time/update_s", "update")),
+        (("time/rollout_s", "wait for samples"), ("time/scoring_s", "scoring"), ("time/update_s", "update")),
         "seconds",
     ),
 )

@@ -189,6 +189,8 @@ class RolloutWorker:
         if self._rollout.engine == "vllm":
             return VLLMEngine(self._model, self._rollout.vllm, slots=slots, threads=self._threads)
         model = load_model(self._model, self._seed)
+        if torch.cuda.is_available():
+            model.to("cuda")
         return TorchEngine(model, load_tokenizer(self._model), slots=slots)
 
 

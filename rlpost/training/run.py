@@ -13,6 +13,7 @@ import torch
 
 from rlpost.cluster import LEARNER, WORKER, Cluster, start_cluster
 from rlpost.config import dump_config, stage_objective
+from rlpost.config.dependent import probe_tolerance
 from rlpost.config.schema import RewardConfig, RunConfig, StageConfig
 from rlpost.data import PromptSet, load_prompts
 from rlpost.errors import ActorLostError
@@ -175,7 +176,8 @@ def start_actors(
     }
     group = cluster.start_group(WORKER, RolloutWorker, [worker] * rollout.workers)
     prompts = next(iter(data.values())).prompts
-    return learners, Workers(group, config.weights, config.cluster, prompts, report)
+    weights = config.weights.model_copy(update={"probe_tolerance": probe_tolerance(config)})
+    return learners, Workers(group, weights, config.cluster, prompts, report)
 
 
 def run_to_the_end(

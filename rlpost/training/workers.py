@@ -27,6 +27,7 @@ class Workers:
     """Keeps the workers' weights at the learner's version and has them sample.
 
     Args:
+        weights: with a `probe_tolerance`.
         report: told when a worker was replaced.
     """
 
@@ -38,14 +39,15 @@ class Workers:
         prompts: Sequence[Prompt],
         report: Callable[[str], None],
     ) -> None:
-        self.group, self._weights = group, weights
+        self.group, self._weights, self._cluster = group, weights, cluster
         self.pool = WorkerPool(group, cluster, self._prepare, report)
         probes = [p.token_ids[-PROBE_TOKENS:] for p in prompts if len(p.token_ids) > 1]
+        assert weights.probe_tolerance is not None
         self.transfer = WeightTransfer(
             weights.probe_every, weights.probe_tolerance, tuple(probes[:PROBE_SEQUENCES])
         )
         self._sleeps = cluster.placement == "colocated"
-        self._asleep = False
+        self._asleep = self._started = False
         self._rollout: RolloutConfig | None = None
         self._current: tuple[WeightBundle, Any] | None = None
         self._sent: set[int] = set()
@@ -74,6 +76,11 @@ class Workers:
             self._asleep, self.version = False, -1
         if self.version == version:
             return {}
+        if not self._started:
+            # An engine loads its model when it is first asked for something, under deadlines of its own.
+            deadline_s = self._cluster.deadline_s
+            self.pool.call_all("policy_version", deadline_s=deadline_s, setting="cluster.deadline_s")
+            self._started = True
         start = time.monotonic()
         bundle = learners.export(version, shared=_share_memory(learners.group, self.group))
         self._current = (bundle, self.group.share(bundle))

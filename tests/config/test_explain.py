@@ -35,7 +35,7 @@ run `plan`
   runs on     a Ray cluster that is started on this machine and bound to loopback
   placement   split: 2 learner ranks x 1 + 4 rollout workers x 1 = 6 accelerators; without any, all on the CPU
   weights     each transfer to an engine is proven by its version and a checksum of every tensor,
-              the first and one in 50 also by log-probs of a probe, at most 0.001 nats apart
+              the first and one in 50 also by log-probs of a probe, at most 0.5 nats apart
   failures    a process that ends, or is silent for 60 s, is lost;
               more than 3 within a step end the run with the cause
               a lost rollout worker is replaced, and what it had not finished is sampled anew

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from rlpost.cli import app
 from rlpost.cluster.placement import bundles
 from rlpost.config import load_config
+from rlpost.config.dependent import probe_tolerance
 from rlpost.config.explain_runtime import accelerators
 from rlpost.rollout.worker import sampling_settings
 
@@ -59,7 +60,7 @@ def test_the_plan_counts_the_accelerators_that_will_be_reserved(path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_in_bfloat16_does_not_ask_its_probes_for_the_precision_of_float32(path):
     config = load_config(path)
-    assert config.model.dtype == "float32" or config.weights.probe_tolerance >= 0.1
+    assert probe_tolerance(config) == (1e-3 if config.model.dtype == "float32" else 0.5)
 
 
 @pytest.mark.parametrize("name", REAL_MODELS)

@@ -57,7 +57,9 @@ class Schedule:
         self.sampler = PromptSampler(everyone, 4, 0)
         self.learners = SimulatedLearners(self.clock, 0.1)
         cluster = ClusterConfig(max_restarts=restarts)
-        self.workers = Workers(self.group, WeightsConfig(), cluster, everyone, lambda text: None)
+        self.workers = Workers(
+            self.group, WeightsConfig(probe_tolerance=1e-3), cluster, everyone, lambda text: None
+        )
         line = ScoringLine(SimulatedScorer(), background=False)
         self.rollouts = Rollouts(stage, 0, self.learners, self.workers, line, None, 1e9, print)
         self.state, self.steps = RunState(), steps
