@@ -20,7 +20,7 @@ RECIPE = """
 name: faults
 model:
   init: tiny
-  tiny: {hidden_size: 32, layers: 2, heads: 2, intermediate_size: 64, max_positions: 64}
+  tiny: {hidden_size: 32, layers: 2, heads: 1, intermediate_size: 64, max_positions: 64}
 data: {task: addition, template: none, max_prompt_tokens: 16}
 rewards: FOLDER/digits.py
 rollout: {max_response_tokens: 8, slots: 2, workers: 2}
