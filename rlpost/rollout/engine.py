@@ -5,7 +5,7 @@ The torch engine and the vLLM engine pass the same contract tests (tests/rollout
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -140,12 +140,10 @@ class Engine(Protocol):
         sampled so far are computed anew before the next token, which the new version samples. Each
         token keeps the version and the log-prob that it was sampled with.
 
-        When names are missing or unexpected nothing is changed, and the receipt shows the names
-        the engine has.
-
         Raises:
-            WeightTransferError: a tensor does not fit, or requests run and the version is lower than
-                theirs (nothing was changed); or the transfer broke off: then the version is -1.
+            WeightTransferError: a tensor is missing, unexpected or does not fit, or requests run and the
+                version is lower than theirs (nothing was changed); or the transfer broke off: then the
+                version is -1.
         """
         ...
 
@@ -206,6 +204,20 @@ def refuse_older_weights(engine: Engine, bundle: WeightBundle) -> None:
             found=f"version {bundle.version}, and {engine.unfinished} unfinished requests",
             needed=f"version {engine.version} or later",
             remedy="abort the requests first",
+        )
+
+
+def refuse_other_names(own: Set[str], bundle: WeightBundle) -> None:
+    """Raise WeightTransferError for a bundle without a tensor of the engine's model, or with another one."""
+    if differing := own ^ bundle.tensors.keys():
+        name = min(differing)
+        fault = "did not arrive" if name in own else "arrived, and the engine's model has none of this name"
+        raise WeightTransferError(
+            f"tensor {name!r} {fault}",
+            where="load_weights",
+            found=f"{len(bundle.tensors)} tensors, {len(differing)} of them missing or unexpected",
+            needed=f"the {len(own)} tensors of the engine's model",
+            remedy="nothing was sampled with these weights; resume from the last checkpoint",
         )
 
 

@@ -17,6 +17,7 @@ from rlpost.rollout.engine import (
     SamplingSettings,
     generate_all,
     refuse_older_weights,
+    refuse_other_names,
     refuse_sleep,
 )
 from rlpost.rollout.request_checks import check_requests
@@ -133,23 +134,24 @@ class TorchEngine:
         """Copy the weights into the engine's model; report what it holds then; see `Engine.load_weights`.
 
         Raises:
-            WeightTransferError: a tensor has another dtype or shape here. Nothing was copied.
+            WeightTransferError: a tensor is missing or unexpected, or has another dtype or shape here.
+                Nothing was copied.
         """
         self._require_awake()
         refuse_older_weights(self, bundle)
         own = policy_tensors(self._model)
-        if own.keys() == bundle.tensors.keys():
+        refuse_other_names(own.keys(), bundle)
+        for name, tensor in bundle.tensors.items():
+            _check_same_kind(name, tensor, own[name])
+        # Should copying break off, no half-new model may pass for any version.
+        self._version, self._has_weights = -1, False
+        with torch.no_grad():
             for name, tensor in bundle.tensors.items():
-                _check_same_kind(name, tensor, own[name])
-            # Should copying break off, no half-new model may pass for any version.
-            self._version, self._has_weights = -1, False
-            with torch.no_grad():
-                for name, tensor in bundle.tensors.items():
-                    own[name].copy_(tensor)
-            if self._decoder is not None:
-                with torch.inference_mode():
-                    self._decoder.refresh(bundle.version)
-            self._version, self._has_weights = bundle.version, True
+                own[name].copy_(tensor)
+        if self._decoder is not None:
+            with torch.inference_mode():
+                self._decoder.refresh(bundle.version)
+        self._version, self._has_weights = bundle.version, True
         return TransferReceipt(self._version, {name: checksum(tensor) for name, tensor in own.items()})
 
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlpost.config.schema import ModelConfig, VLLMConfig
 from rlpost.errors import EngineLostError, RlpostError, RolloutError, WeightTransferError
-from rlpost.rollout.engine import Sample, SampleRequest, generate_all, refuse_older_weights, refuse_sleep
+from rlpost.rollout.engine import (
+    Sample,
+    SampleRequest,
+    generate_all,
+    refuse_older_weights,
+    refuse_other_names,
+    refuse_sleep,
+)
 from rlpost.rollout.request_checks import check_requests
 from rlpost.rollout.stop import TextView
 from rlpost.rollout.vllm_buckets import SharedBuffer
@@ -69,7 +76,6 @@ class VLLMEngine:
         limits = [n for n in (self._shell.positions, options.max_model_len) if n is not None]
         self._positions = min(limits, default=None)
         self._version = -1
-        self._checksums = dict.fromkeys(self._shell.shapes, 0)
         self._has_weights, self._asleep = False, False
         self._given: list[int] = []
         self._buffer = SharedBuffer()
@@ -134,21 +140,19 @@ class VLLMEngine:
         """Give every vLLM process the weights, report what it received; see `Engine.load_weights`.
 
         Raises:
-            WeightTransferError: a tensor has another shape here (nothing was sent); or vLLM did
-                not take the weights, and the engine was ended.
+            WeightTransferError: a tensor is missing or unexpected, or has another shape here (nothing
+                was sent); or vLLM did not take the weights, and the engine was ended.
         """
         self._require_awake()
         refuse_older_weights(self, bundle)
-        if self._shell.shapes.keys() == bundle.tensors.keys():
-            check_shapes(bundle, self._shell.shapes)
-            # Should the transfer break off, no half-new model may pass for any version.
-            self._version, self._has_weights = -1, False
-            self._checksums = self._call(
-                "load_weights", lambda beat: transfer(self._engine, self._buffer, bundle, beat)
-            )
-            self._version, self._has_weights = bundle.version, True
-            self._given.append(bundle.version)
-        return TransferReceipt(self._version, dict(self._checksums))
+        refuse_other_names(self._shell.shapes.keys(), bundle)
+        check_shapes(bundle, self._shell.shapes)
+        # Should the transfer break off, no half-new model may pass for any version.
+        self._version, self._has_weights = -1, False
+        received = self._call("load_weights", lambda beat: transfer(self._engine, self._buffer, bundle, beat))
+        self._version, self._has_weights = bundle.version, True
+        self._given.append(bundle.version)
+        return TransferReceipt(self._version, received)
 
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
         """Log-probs (temperature 1, unprocessed, nats) of tokens 1.. of each given sequence.

@@ -11,7 +11,7 @@ import torch
 from rlpost.errors import RolloutError
 from rlpost.models.tokenizer import build_tiny_tokenizer
 from rlpost.rollout import Sample, SampleRequest
-from rlpost.rollout.engine import generate_all, refuse_older_weights, refuse_sleep
+from rlpost.rollout.engine import generate_all, refuse_older_weights, refuse_other_names, refuse_sleep
 from rlpost.rollout.request_checks import check_requests
 from rlpost.rollout.sampling import SamplingPlan, draw, uniform
 from rlpost.rollout.stop import StopWatch, TextView
@@ -105,10 +105,10 @@ class BigramEngine:
     def load_weights(self, bundle: WeightBundle) -> TransferReceipt:
         self._require(self._awake, "asleep")
         refuse_older_weights(self, bundle)
-        if bundle.tensors.keys() == self._tensors.keys():
-            self._version, self._has_weights = bundle.version, True
-            if self._fault != "acknowledges only":
-                self._apply({name: tensor.clone() for name, tensor in bundle.tensors.items()})
+        refuse_other_names(self._tensors.keys(), bundle)
+        self._version, self._has_weights = bundle.version, True
+        if self._fault != "acknowledges only":
+            self._apply({name: tensor.clone() for name, tensor in bundle.tensors.items()})
         return TransferReceipt(self._version, {n: checksum(t) for n, t in self._tensors.items()})
 
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:

@@ -139,7 +139,7 @@ def a_bundle_with_other_names_is_named_and_not_taken(subject: Subject) -> None:
     extra = WeightBundle.of(1, {**tensors, "extra": tensors[name]})
     for bundle, culprit in ((missing, name), (extra, "extra")):
         with pytest.raises(WeightTransferError, match=f"tensor '{culprit}'"):
-            verify_receipt(bundle, subject.engine.load_weights(bundle))
+            subject.engine.load_weights(bundle)
         assert subject.engine.version == 0
         assert tokens(subject.engine.generate(requests())) == before
 
@@ -167,7 +167,7 @@ def start_sampling(engine: Engine, wanted: Sequence[SampleRequest]) -> dict[str,
 
 
 def requests_may_come_while_others_run(subject: Subject) -> None:
-    wanted = requests(30)
+    wanted = requests(30, max_tokens=60)
     expected = tokens(subject.engine.generate(wanted))
     before = subject.engine.tokens
     done = start_sampling(subject.engine, wanted[:13])
