@@ -127,10 +127,18 @@ def evaluate(
         ),
     ],
     benchmarks: Annotated[
-        str, typer.Option(help="Names, separated by commas: gsm8k,math500,aime24,amc23.")
+        str,
+        typer.Option(
+            help="Names or .yaml files, separated by commas: gsm8k, math500, aime24, aime25, amc23, minerva, "
+            "olympiadbench, gpqa_diamond."
+        ),
     ] = "",
     data_dir: Annotated[
-        Path | None, typer.Option(help="The folder with the benchmarks' files; `data` without it.")
+        Path | None,
+        typer.Option(
+            help="The folder with the benchmarks' files. Without it `data`, and what is missing there is "
+            "fetched from the Hugging Face hub."
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="A JSONL or parquet file of your own; needs --reward.")
@@ -153,6 +161,10 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Only the first problems of each file.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="Where results go; an interrupted evaluation there is continued.")
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Earlier results to compare with, problem by problem, with a paired test."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides every sample.")] = 0,
     slots: Annotated[int, typer.Option(help="Responses decoded at the same time.")] = 64,
@@ -180,6 +192,7 @@ def evaluate(
             max_response_tokens=max_response_tokens,
             limit=limit,
             output=output,
+            against=against,
             seed=seed,
             slots=slots,
         )
@@ -191,11 +204,28 @@ def regrade(
         Path,
         typer.Argument(metavar="RESULTS_DIR", help="What `rlpost eval` wrote: one benchmark, or several."),
     ],
+    reward: Annotated[
+        str | None, typer.Option(help="Another verifier, a file or a shipped one; it stays the results' own.")
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Other results: grade these again too, then compare both with a paired test."),
+    ] = None,
 ) -> None:
-    """Grade stored generations again, with the verifier as it is now. Needs no model and no GPU."""
-    from rlpost.evaluation import regrade
+    """Grade stored generations again, with the verifier as it is now. Needs no model and no GPU.
 
-    typer.echo(regraded(regrade(results_dir)))
+    \b
+    rlpost regrade runs/eval
+    rlpost regrade runs/eval --against runs/eval-base
+    """
+    from rich.console import Console
+
+    from rlpost.evaluation import compare_results, comparison_table, regrade
+
+    typer.echo(regraded(regrade(results_dir, reward=reward)))
+    if against is not None:
+        typer.echo(regraded(regrade(against, reward=reward)))
+        Console().print(comparison_table(compare_results(results_dir, against)))
 
 
 @app.command()

@@ -1,15 +1,59 @@
-"""The benchmarks that `rlpost eval --benchmarks` knows by name: where the problems lie, how to ask them."""
+"""What a benchmark is: where its problems lie, how they are asked, what grades them, what others scored."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rlpost.config.schema import DataConfig, RewardConfig
-from rlpost.errors import DataError, UserError
+from rlpost.errors import DataError
 
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."
 HASHES = "Please reason step by step, and write your final answer on the last line after ####."
+LETTER = r"Please reason step by step, and put the letter of the one right option within \boxed{}."
+
+Convert = Callable[[Mapping[str, Any]], dict[str, Any] | None]
+"""One row of the published data set as a row of the local file; None leaves the row out."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubDataset:
+    """The published data set on the Hugging Face hub.
+
+    Attributes:
+        id: such as openai/gsm8k.
+        revision: the commit that is read.
+        split: the split of it.
+        subset: the subset (configuration) of it.
+        licence: as its card states it; what it does not state is said.
+        checked: how the revision is known to be the right one.
+    """
+
+    id: str
+    revision: str
+    split: str
+    subset: str | None = None
+    licence: str = ""
+    checked: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A score that somebody else reported, to hold one's own beside.
+
+    Attributes:
+        model: whose score it is.
+        score: percent of problems.
+        settings: how it was sampled.
+        source: who reported it, and where.
+    """
+
+    model: str
+    score: float
+    settings: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +61,21 @@ class Benchmark:
     """A set of problems with its verifier.
 
     Attributes:
-        name: the name on the command line.
-        path: the file; relative paths lie under the data directory.
+        name: the name on the command line, and of the folder with its results.
+        path: the local file; a relative path lies under the data directory.
         prompt_column: the problem.
         answer_column: the gold answer; None when the reward needs none.
-        reward: the verifier, as in a configuration's `rewards[].function`.
+        reward: the verifier, as in a configuration's `rewards[].function`; it also finds the answer in
+            the response.
+        options: extra arguments of the verifier.
         instruction: appended to each problem, after a blank line.
         id_column: a stable id of the problem; None takes a hash of its content.
-        source: where the problems come from.
+        problems: how many there are; None when that is not fixed.
+        hub: the published data set; None for a file of one's own.
+        convert: makes the local file's rows from those of the published data set.
+        published: scores of others.
+        source: what the problems are, and where they come from.
+        remark: what one should know before comparing a score with published ones.
     """
 
     name: str
@@ -32,9 +83,15 @@ class Benchmark:
     prompt_column: str
     answer_column: str | None
     reward: str
+    options: Mapping[str, Any] = field(default_factory=dict)
     instruction: str | None = None
     id_column: str | None = None
+    problems: int | None = None
+    hub: HubDataset | None = None
+    convert: Convert = dict
+    published: tuple[Published, ...] = ()
     source: str = ""
+    remark: str = ""
 
     def data_config(self, data_dir: Path, *, limit: int | None, max_prompt_tokens: int) -> DataConfig:
         """How to load the problems, in file order; one that does not fit the model is an error.
@@ -63,66 +120,12 @@ class Benchmark:
 
     def reward_config(self) -> RewardConfig:
         """The verifier, with weight 1."""
-        return RewardConfig(function=self.reward)
+        return RewardConfig(function=self.reward, options=dict(self.options))
 
-
-BENCHMARKS: dict[str, Benchmark] = {
-    b.name: b
-    for b in (
-        Benchmark(
-            name="gsm8k",
-            path="gsm8k/test.jsonl",
-            prompt_column="question",
-            answer_column="answer",
-            reward="gsm8k",
-            instruction=HASHES,
-            source="1,319 grade-school problems: openai/gsm8k, split test (Cobbe et al. 2021).",
-        ),
-        Benchmark(
-            name="math500",
-            path="math500/test.jsonl",
-            prompt_column="problem",
-            answer_column="answer",
-            reward="math_answer",
-            instruction=BOXED,
-            id_column="unique_id",
-            source="500 problems of MATH: HuggingFaceH4/MATH-500 (Lightman et al. 2023).",
-        ),
-        Benchmark(
-            name="aime24",
-            path="aime24/test.jsonl",
-            prompt_column="problem",
-            answer_column="answer",
-            reward="math_answer",
-            instruction=BOXED,
-            id_column="id",
-            source="30 problems of AIME I and II 2024; answers are integers from 0 to 999, such as 025.",
-        ),
-        Benchmark(
-            name="amc23",
-            path="amc23/test.jsonl",
-            prompt_column="problem",
-            answer_column="answer",
-            reward="math_answer",
-            instruction=BOXED,
-            id_column="id",
-            source="40 problems of AMC 12 2023, changed to have one number as the answer, such as 27.0.",
-        ),
-    )
-}
-
-
-def find_benchmark(name: str) -> Benchmark:
-    """The benchmark of that name.
-
-    Raises:
-        UserError: there is none; the message lists all.
-    """
-    if name not in BENCHMARKS:
-        raise UserError(
-            f"unknown benchmark {name!r}",
-            where="--benchmarks",
-            needed=f"one or more of {', '.join(BENCHMARKS)}",
-            remedy="for a file of your own, use --data with --prompt-column, --answer-column and --reward",
-        )
-    return BENCHMARKS[name]
+    def record(self) -> dict[str, Any]:
+        """What a result says about the benchmark that it is of."""
+        return {
+            "name": self.name,
+            "problems": self.problems,
+            "dataset": asdict(self.hub) if self.hub is not None else None,
+        }

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 
 from rlpost.config.schema import DataConfig, ModelConfig, ScoringConfig
 from rlpost.errors import ScoringError, UserError
-from rlpost.evaluation.benchmark import Benchmark, find_benchmark
+from rlpost.evaluation.benchmark import Benchmark
+from rlpost.evaluation.choice import choose, data_folder, point_out_problems
+from rlpost.evaluation.compare import compare_results
 from rlpost.evaluation.evaluate import EvaluationSettings, evaluate
 from rlpost.evaluation.manifest import checksum_of_weights, evaluation_manifest
-from rlpost.evaluation.results import EvaluationResult
+from rlpost.evaluation.results import EvaluationResult, finished_evaluations
+from rlpost.evaluation.tables import comparison_table, results_table
 from rlpost.rollout.engine import Engine, SamplingSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rlpost.scoring import Scorer
@@ -54,6 +56,7 @@ def evaluate_model(
     max_response_tokens: int = 1024,
     limit: int | None = None,
     output: Path | str | None = None,
+    against: Path | str | None = None,
     seed: int = 0,
     slots: int = 64,
     scoring: ScoringConfig | None = None,
@@ -62,8 +65,9 @@ def evaluate_model(
 
     Args:
         model: a Hugging Face id, a local model directory, or `tiny`.
-        benchmarks: names from `BENCHMARKS`.
-        data_dir: the folder that holds the benchmarks' files; "data" when None.
+        benchmarks: names from `BENCHMARKS`, and paths of benchmarks' YAML files.
+        data_dir: the folder that holds the benchmarks' files. None: "data", and what is missing there is
+            fetched from the Hugging Face hub.
         data: a JSONL or parquet file of one's own; needs `reward`.
         prompt_column: of `data`; "prompt" when None.
         answer_column: of `data`; "answer" when None.
@@ -73,6 +77,7 @@ def evaluate_model(
         limit: only the first problems of each file.
         output: where results go; "runs/eval-MODEL" when None. What an interrupted call left
             there is continued.
+        against: results of an earlier evaluation, to be compared with problem by problem.
         slots: responses decoded at the same time.
 
     Returns:
@@ -84,13 +89,13 @@ def evaluate_model(
     """
     from rich.console import Console
 
-    chosen = _choose(benchmarks, data, prompt_column, answer_column, reward)
+    chosen = choose(benchmarks, data, prompt_column, answer_column, reward)
     settings = _settings(samples, temperature, top_p, max_response_tokens, limit, seed, slots)
     target = Path(output) if output is not None else Path("runs") / f"eval-{Path(model).name}"
-    folder = Path(data_dir) if data_dir is not None else Path("data")
-    for benchmark in chosen:  # a missing file is found before the model is loaded
-        benchmark.data_config(folder, limit=limit, max_prompt_tokens=1)
     scoring, console, results = scoring or ScoringConfig(), Console(), {}
+    folder = data_folder(chosen, data_dir, console)
+    if against is not None:  # what is missing is found before the model is loaded
+        finished_evaluations(Path(against))
     with ExitStack() as stack:
         scorers = _start_scorers(chosen, scoring, stack)  # a bad reward, too
         loaded = load(model, seed, slots)
@@ -98,11 +103,15 @@ def evaluate_model(
         for benchmark in chosen:
             config = benchmark.data_config(folder, limit=limit, max_prompt_tokens=budget)
             results[benchmark.name] = _run(
-                loaded, benchmark, config, scorers[benchmark.reward], scoring, settings, target, console
+                loaded, benchmark, config, scorers[benchmark.name], scoring, settings, target, console
             )
     console.print(results_table(model, results))
+    for benchmark in chosen:
+        point_out_problems(benchmark, results[benchmark.name], limit, console)
     console.print(f"results, generations and settings: {target}")
     _refuse_incomplete(results, settings)
+    if against is not None:
+        console.print(comparison_table(compare_results(target, against)))
     return target
 
 
@@ -126,39 +135,18 @@ def load(model: str, seed: int, slots: int) -> LoadedModel:
     return LoadedModel(config, tokenizer, engine, device, identity, positions)
 
 
-def results_table(model: str, results: dict[str, EvaluationResult]) -> Table:
-    """One row per benchmark: problems, samples, avg@k with its interval, pass@k, what went wrong."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    caption = "intervals: 95 %, with problems, not samples, as the unit"
-    table = Table(title=model, caption=caption, box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for heading in ("benchmark", "problems", "k", "avg@k", "interval", "pass@k", "truncated", "failed"):
-        table.add_column(heading, justify="left" if heading == "benchmark" else "right", no_wrap=True)
-    for name, result in results.items():
-        accuracy, n = result.accuracy, result.samples_per_problem
-        failed = result.outcomes["timeout"] + result.outcomes["error"]
-        table.add_row(
-            name if result.complete else f"{name} (incomplete)",
-            f"{result.problems:,}",
-            str(n),
-            f"{100 * accuracy.value:.1f} %",
-            f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f} %",
-            f"{100 * result.metrics[f'pass@{n}'].value:.1f} %",
-            f"{100 * result.truncated_share:.1f} %",
-            str(failed),
-        )
-    return table
-
-
 def _start_scorers(
     benchmarks: Sequence[Benchmark], scoring: ScoringConfig, stack: ExitStack
 ) -> dict[str, Scorer]:
-    """One scorer for each verifier."""
+    """The scorer of each benchmark; benchmarks with the same verifier share one."""
     from rlpost.scoring import Scorer
 
-    rewards = {benchmark.reward: benchmark.reward_config() for benchmark in benchmarks}
-    return {name: stack.enter_context(Scorer([reward], scoring)) for name, reward in rewards.items()}
+    started: dict[str, Scorer] = {}
+    for reward in (benchmark.reward_config() for benchmark in benchmarks):
+        key = reward.model_dump_json()
+        if key not in started:
+            started[key] = stack.enter_context(Scorer([reward], scoring))
+    return {b.name: started[b.reward_config().model_dump_json()] for b in benchmarks}
 
 
 def _run(
@@ -189,6 +177,7 @@ def _run(
         scoring=scoring,
         engine=f"torch on {loaded.device}",
         weights_checksum=loaded.checksum,
+        benchmark=benchmark.record(),
     )
     with Progress(console=console) as progress:
         bar = progress.add_task(f"{benchmark.name}, {len(prompts):,} problems", total=len(prompts))
@@ -201,45 +190,6 @@ def _run(
             manifest,
             on_batch=lambda done: progress.update(bar, completed=done),
         )
-
-
-def _choose(
-    names: Sequence[str],
-    data: Path | str | None,
-    prompt_column: str | None,
-    answer_column: str | None,
-    reward: str | None,
-) -> list[Benchmark]:
-    chosen = [find_benchmark(name) for name in dict.fromkeys(names)]
-    if data is None and (prompt_column or answer_column or reward):
-        raise UserError(
-            "--prompt-column, --answer-column and --reward describe a file of your own",
-            needed="--data FILE beside them",
-            remedy="benchmarks bring their own columns and verifier",
-        )
-    if data is not None:
-        if reward is None:
-            raise UserError(
-                "nothing says how to score the file", where=f"--data {data}", needed="--reward FUNCTION"
-            )
-        chosen.append(
-            Benchmark(
-                name=Path(data).stem,
-                path=str(Path(data).absolute()),
-                prompt_column=prompt_column or "prompt",
-                answer_column=answer_column or "answer",
-                reward=reward,
-            )
-        )
-    if not chosen:
-        raise UserError(
-            "nothing to evaluate on", needed="--benchmarks NAME,NAME or --data FILE with --reward"
-        )
-    if len({benchmark.name for benchmark in chosen}) < len(chosen):
-        raise UserError(
-            "the file has the name of a benchmark", found=Path(data or "").stem, remedy="rename it"
-        )
-    return chosen
 
 
 def _settings(

@@ -23,7 +23,7 @@ from rlpost.evaluation.generations import (
     restore_generations,
     write_text,
 )
-from rlpost.evaluation.manifest import claim
+from rlpost.evaluation.manifest import FORMAT, claim
 from rlpost.evaluation.results import EvaluationResult, summarise, write_results
 from rlpost.rollout.engine import Sample, SampleRequest, SamplingSettings
 
@@ -88,7 +88,7 @@ def evaluate(
     """
     _check_prompts(prompts)
     started = time.perf_counter()
-    full_manifest = {**manifest, "settings": settings_record(settings)}
+    full_manifest = {"format": FORMAT, **manifest, "settings": settings_record(settings)}
     claim(output, full_manifest)
     n, path = settings.samples_per_problem, output / GENERATIONS
     seeds = [[sample_seed(settings.seed, prompt.id, i) for i in range(n)] for prompt in prompts]

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rewards as rewards_package
 from rlpost import __version__
 from rlpost.config.schema import DataConfig, ModelConfig, RewardConfig, ScoringConfig
 from rlpost.errors import UserError
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
     from rlpost.data import PromptSet
 
 MANIFEST = "manifest.json"
-SAMPLING_LIBRARIES = ("torch", "transformers", "tokenizers")
+FORMAT = 2
+"""Of the files of an evaluation. 1, which named no format, had neither the verifiers' checksums nor pass@k
+for every k; it can be graded again, which brings it to this format."""
+
+SAMPLING_LIBRARIES = ("torch", "transformers", "tokenizers", "vllm")
 GRADING_LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy")
 
 
@@ -40,6 +45,7 @@ def evaluation_manifest(
     scoring: ScoringConfig,
     engine: str,
     weights_checksum: str | None = None,
+    benchmark: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Dataset, prompt template, model, engine, verifier and library versions.
 
@@ -47,9 +53,11 @@ def evaluation_manifest(
         version: the policy version that samples carry; -1 for an engine that was given no
             weights after it was made.
         weights_checksum: identifies the weights themselves, see `checksum_of_weights`.
+        benchmark: the benchmark's name and the published data set that it stands for.
     """
     template = getattr(tokenizer, "chat_template", None)
     return {
+        "benchmark": dict(benchmark) if benchmark is not None else None,
         "model": {
             "init": model.init,
             "revision": model.revision,
@@ -59,9 +67,11 @@ def evaluation_manifest(
         },
         "data": {
             **data.model_dump(mode="json"),
+            "file_sha256": _sha256(Path(data.path)) if data.path is not None else None,
             "fingerprint": prompts.fingerprint,
             "counts": dict(prompts.counts),
         },
+        "chat_template": template,
         "chat_template_sha256": hashlib.sha256(str(template).encode()).hexdigest() if template else None,
         "engine": engine,
         "versions": {
@@ -77,6 +87,7 @@ def grading_manifest(rewards: Sequence[RewardConfig], scoring: ScoringConfig) ->
     """The part of a manifest that regrading renews."""
     return {
         "rewards": [reward.model_dump(mode="json") for reward in rewards],
+        "source_sha256": {reward.function: _source_sha256(reward.function) for reward in rewards},
         "deadline_s": scoring.deadline_s,
         "versions": _installed(GRADING_LIBRARIES),
     }
@@ -104,7 +115,7 @@ def claim(output: Path, manifest: Mapping[str, Any]) -> None:
         theirs = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         theirs = None
-    differing = sorted(_differences(theirs, ours))
+    differing = sorted(differences(theirs, ours))
     if differing:
         raise UserError(
             "the output directory holds another evaluation",
@@ -112,6 +123,15 @@ def claim(output: Path, manifest: Mapping[str, Any]) -> None:
             found="; ".join(differing[:5]) + (" ..." if len(differing) > 5 else ""),
             remedy="choose another output directory, or remove this one",
         )
+
+
+def differences(theirs: Any, ours: Any, key: str = "") -> Iterator[str]:
+    """What two manifests do not agree on, as "key was this, now that"."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for name in theirs.keys() | ours.keys():
+            yield from differences(theirs.get(name), ours.get(name), f"{key}.{name}" if key else name)
+    elif theirs != ours:
+        yield f"{key or 'the file'} was {theirs!r}, now {ours!r}"
 
 
 def _installed(libraries: Sequence[str]) -> dict[str, str]:
@@ -124,9 +144,13 @@ def _installed(libraries: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _differences(theirs: Any, ours: Any, key: str = "") -> Iterator[str]:
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for name in theirs.keys() | ours.keys():
-            yield from _differences(theirs.get(name), ours.get(name), f"{key}.{name}" if key else name)
-    elif theirs != ours:
-        yield f"{key or 'the file'} was {theirs!r}, now {ours!r}"
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _source_sha256(function: str) -> str | None:
+    """Of the file that holds a reward function; None for one of an installed package."""
+    place = function.rpartition(":")[0] if ":" in function else function
+    path = rewards_package.find(place) or Path(place).expanduser()
+    return _sha256(path) if path.is_file() else None

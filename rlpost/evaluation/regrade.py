@@ -6,14 +6,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rlpost.config.schema import RewardConfig, ScoringConfig
 from rlpost.data.trajectory import RewardResult
-from rlpost.errors import DataError
-from rlpost.evaluation.generations import GENERATIONS, Generation, read_generations, write_text
-from rlpost.evaluation.manifest import MANIFEST, grading_manifest
-from rlpost.evaluation.results import RESULTS, EvaluationResult, summarise, write_results
+from rlpost.evaluation.generations import GENERATIONS, Generation, write_text
+from rlpost.evaluation.manifest import FORMAT, MANIFEST, grading_manifest
+from rlpost.evaluation.results import (
+    EvaluationResult,
+    finished_evaluations,
+    read_results,
+    stored_groups,
+    summarise,
+    write_results,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,47 +61,39 @@ class RegradeReport:
         return tuple(change for evaluation in self.evaluations for change in evaluation.changes)
 
 
-def regrade(results_dir: Path | str, *, workers: int = 2) -> RegradeReport:
+def regrade(results_dir: Path | str, *, reward: str | None = None, workers: int = 2) -> RegradeReport:
     """Grade every finished evaluation in `results_dir`, or directly below it, again.
 
-    Files are rewritten; when the verifier judges as before they keep their bytes.
+    Files are rewritten; when the verifier is and judges as before they keep their bytes.
+
+    Args:
+        reward: another verifier, instead of the one that the results name.
+        workers: processes that score at the same time.
 
     Raises:
-        DataError: nothing finished is there, or a file is damaged.
-        RewardError: a reward function of the manifest cannot be loaded.
+        DataError: nothing finished is there, a later version wrote it, or a file is damaged.
+        RewardError: a reward function cannot be loaded, or needs a column that was not stored.
     """
-    root = Path(results_dir)
-    directories = [d for d in (root, *sorted(root.glob("*"))) if (d / RESULTS).is_file()]
-    if not directories:
-        raise DataError(
-            "no finished evaluation",
-            where=root,
-            needed=f"a directory with {RESULTS} and {GENERATIONS}, or one that holds such directories",
-            remedy="run `rlpost eval` with this directory as --output; it goes on where it stopped",
-        )
-    return RegradeReport(tuple(_regrade_one(directory, workers) for directory in directories))
+    directories = finished_evaluations(Path(results_dir))
+    return RegradeReport(tuple(_regrade_one(directory, reward, workers) for directory in directories))
 
 
-def _regrade_one(directory: Path, workers: int) -> RegradedEvaluation:
+def _regrade_one(directory: Path, reward: str | None, workers: int) -> RegradedEvaluation:
     from rlpost.scoring import ScoreItem, Scorer
 
-    record = _read_results(directory / RESULTS)
+    record = read_results(directory)
     manifest, n = record["manifest"], record["samples_per_problem"]
     grading = manifest["grading"]
-    rewards = [RewardConfig(**reward) for reward in grading["rewards"]]
+    rewards = [RewardConfig(**stored) for stored in grading["rewards"]]
+    if reward is not None:
+        rewards = [RewardConfig(function=reward)]
     scoring = ScoringConfig(workers=workers, deadline_s=grading["deadline_s"])
-    old = read_generations(directory / GENERATIONS)
-    if len(old) != record["problems"] * n:
-        raise DataError(
-            "generations are missing",
-            where=directory / GENERATIONS,
-            found=f"{len(old)} samples",
-            needed=f"{record['problems'] * n}",
-        )
+    old = [generation for group in stored_groups(directory, record) for generation in group]
     with Scorer(rewards, scoring) as scorer:
+        scorer.check_columns(old[0].columns)
         results = scorer.score_items([ScoreItem(g.prompt, g.text, g.columns) for g in old])
     new = [replace(g, reward=result) for g, result in zip(old, results, strict=True)]
-    renewed = {**manifest, "grading": grading_manifest(rewards, scoring)}
+    renewed = {**manifest, "format": FORMAT, "grading": grading_manifest(rewards, scoring)}
     settings = manifest["settings"]
     result, table = summarise(new, n, settings["seed"], settings["max_failure_share"], directory)
     write_text(directory / GENERATIONS, "".join(generation.line() for generation in new))
@@ -112,24 +109,3 @@ def _changes(old: Sequence[Generation], new: Sequence[Generation]) -> tuple[Verd
         for a, b in zip(old, new, strict=True)
         if (a.reward.score, a.reward.outcome) != (b.reward.score, b.reward.outcome)
     )
-
-
-def _read_results(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        manifest = record["manifest"]
-        for section, key in (
-            ("grading", "rewards"),
-            ("grading", "deadline_s"),
-            ("settings", "seed"),
-            ("settings", "max_failure_share"),
-        ):
-            manifest[section][key]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            "the results do not say how they were graded",
-            where=path,
-            found=f"{type(error).__name__}: {error}",
-            needed="manifest.grading and manifest.settings, as `rlpost eval` writes them",
-        ) from error
-    return record

@@ -11,14 +11,23 @@ from typing import Any
 import numpy as np
 
 from rlpost.data.trajectory import OUTCOMES
+from rlpost.errors import DataError
 from rlpost.evaluation.answers import extract_answer
-from rlpost.evaluation.generations import GENERATIONS, Generation, write_text
+from rlpost.evaluation.generations import GENERATIONS, Generation, read_generations, write_text
 from rlpost.evaluation.intervals import Estimate, estimate
 from rlpost.evaluation.majority import majority_at_k
+from rlpost.evaluation.manifest import FORMAT
 from rlpost.evaluation.statistics import average_at_k, pass_at_k, powers_of_two_up_to
 
 RESULTS = "results.json"
 PROBLEMS = "problems.jsonl"
+NEEDED = (
+    ("grading", "rewards"),
+    ("grading", "deadline_s"),
+    ("settings", "seed"),
+    ("settings", "max_failure_share"),
+)
+"""What grading again reads in a manifest."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +156,80 @@ def write_results(
 ) -> None:
     """problems.jsonl and results.json, each in one step. They hold nothing that depends on time."""
     fields = {k: v for k, v in asdict(result).items() if k != "output"}
-    record = {**fields, "files": {"generations": GENERATIONS, "problems": PROBLEMS}, "manifest": manifest}
+    record = {
+        "format": FORMAT,
+        **fields,
+        "files": {"generations": GENERATIONS, "problems": PROBLEMS},
+        "manifest": manifest,
+    }
     write_text(result.output / PROBLEMS, "".join(json.dumps(row) + "\n" for row in problems))
     write_text(result.output / RESULTS, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def finished_evaluations(root: Path) -> list[Path]:
+    """The finished evaluations in a directory: itself, or those directly below it.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = [d for d in (root, *sorted(root.glob("*"))) if (d / RESULTS).is_file()]
+    if not found:
+        raise DataError(
+            "no finished evaluation",
+            where=root,
+            needed=f"a directory with {RESULTS} and {GENERATIONS}, or one that holds such directories",
+            remedy="run `rlpost eval` with this directory as --output; it goes on where it stopped",
+        )
+    return found
+
+
+def read_results(directory: Path) -> dict[str, Any]:
+    """A finished evaluation's results.json, of this version of rlpost or an earlier one.
+
+    Raises:
+        DataError: a later version wrote it, or it does not say how it was sampled and graded.
+    """
+    path = directory / RESULTS
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        written = record.get("format", 1)
+        manifest = record["manifest"] if written <= FORMAT else None
+        for section, key in NEEDED if manifest is not None else ():
+            manifest[section][key]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            "the results do not say how they were graded",
+            where=path,
+            found=f"{type(error).__name__}: {error}",
+            needed="manifest.grading and manifest.settings, as `rlpost eval` writes them",
+        ) from error
+    if manifest is None:
+        raise DataError(
+            "a later version of rlpost wrote these results",
+            where=path,
+            found=f"format {written}",
+            needed=f"format {FORMAT} or an earlier one",
+            remedy="update rlpost",
+        )
+    return record
+
+
+def stored_groups(directory: Path, record: Mapping[str, Any]) -> list[list[Generation]]:
+    """The generations of a finished evaluation, problem by problem.
+
+    Raises:
+        DataError: some are missing or damaged.
+    """
+    n, path = record["samples_per_problem"], directory / GENERATIONS
+    generations = read_generations(path)
+    if len(generations) != record["problems"] * n:
+        raise DataError(
+            "generations are missing",
+            where=path,
+            found=f"{len(generations)} samples",
+            needed=f"{record['problems'] * n}",
+        )
+    return [generations[i : i + n] for i in range(0, len(generations), n)]
 
 
 def _problem_row(group: Sequence[Generation], answers: Sequence[str | None]) -> dict[str, Any]:

@@ -58,6 +58,25 @@ def test_results_json_holds_the_metrics_and_the_manifest_and_problems_one_line_e
     assert sum(row["correct"] for row in table) / 24 == pytest.approx(result.accuracy.value)
 
 
+def test_pass_at_k_is_kept_for_every_k_and_truncated_answers_are_counted_apart(run, tmp_path):
+    result = run(SeededEngine(words={0: "\\boxed{0}", 1: "\\boxed{1}", 2: "\\boxed{2}", 3: "\\boxed{0}"}))
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [e["value"] for e in record["pass_at_k"]] == [e.value for e in result.pass_at_k]
+    assert len(result.pass_at_k) == 4 and result.pass_at_k[1] == result.metrics["pass@2"]
+    assert all(e["low"] <= e["value"] <= e["high"] for e in record["pass_at_k"])
+    cut = [g for g in lines_of(tmp_path / "out" / "generations.jsonl") if g["finish_reason"] == "length"]
+    assert 0 < record["truncated_correct"] == sum(g["score"] for g in cut) <= len(cut)
+
+
+def test_a_verifier_that_changed_meanwhile_does_not_continue_an_evaluation(run, tmp_path):
+    verifier = tmp_path / "boxed_digit.py"
+    verifier.write_text("def reward(completion, answer):\n    return 1.0\n")
+    run(reward=verifier)
+    verifier.write_text("def reward(completion, answer):\n    return 0.0\n")
+    with pytest.raises(UserError, match=r"grading\.source_sha256"):
+        run(reward=verifier)
+
+
 def test_the_summary_and_the_metrics_of_a_run_hold_every_pass_at_k(run):
     result = run()
     expected = {f"pass@{k}": result.metrics[f"pass@{k}"].value for k in (1, 2, 4)}

@@ -1,5 +1,6 @@
 """The body of `rlpost eval`, from files to the table, with the tiny model and real verifiers."""
 
+import hashlib
 import json
 
 import pytest
@@ -65,6 +66,30 @@ def test_benchmarks_and_a_file_of_ones_own_end_in_one_table_and_one_folder_each(
     timing = json.loads((output / "gsm8k" / "timing.json").read_text())
     assert (timing["generated_samples"], timing["reused_samples"]) == (0, 4)
     assert (output / "gsm8k" / "results.json").read_bytes() == before
+
+
+def test_a_result_holds_the_templates_text_the_files_checksum_and_the_benchmarks_dataset(folder):
+    output = evaluate_tiny(folder, "gsm8k", limit=1)
+    manifest = json.loads((output / "gsm8k" / "manifest.json").read_text())
+    digest = hashlib.sha256((folder / "data" / "gsm8k" / "test.jsonl").read_bytes()).hexdigest()
+    assert manifest["data"]["file_sha256"] == digest
+    assert manifest["benchmark"]["dataset"]["id"] == "openai/gsm8k"
+    assert "chat_template" in manifest and len(manifest["grading"]["source_sha256"]["gsm8k"]) == 64
+
+
+def test_a_second_evaluation_is_compared_with_an_earlier_one(folder, capsys):
+    evaluate_tiny(folder, "amc23", output=folder / "base")
+    evaluate_tiny(folder, "amc23", "gsm8k", output=folder / "next", seed=1, against=folder / "base")
+    printed = capsys.readouterr().out
+    assert "paired by problem" in printed and (folder / "next" / "amc23" / "comparison.json").is_file()
+    with pytest.raises(DataError, match="no finished evaluation"):
+        evaluate_tiny(folder, "amc23", output=folder / "third", against=folder / "nothing")
+    assert not (folder / "third").exists()
+
+
+def test_fewer_problems_than_the_benchmark_has_are_pointed_out(folder, capsys):
+    evaluate_tiny(folder, "amc23", limit=2)
+    assert "2 problems instead of 40 (--limit 2)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_one_sample_per_problem_is_greedy(folder):

@@ -56,6 +56,47 @@ def test_changing_the_verifier_back_restores_every_byte(run, own_verifier, tmp_p
     assert read_files(tmp_path / "out") == before
 
 
+def test_a_verifier_named_on_the_command_line_replaces_the_one_of_the_results(run, tmp_path):
+    run()
+    other = tmp_path / "lenient.py"
+    other.write_text(LENIENT)
+    assert regrade(tmp_path / "out", reward=str(other), workers=1).changes
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [reward["function"] for reward in manifest["grading"]["rewards"]] == [str(other)]
+    assert regrade(tmp_path / "out", workers=1).changes == ()
+
+
+def as_the_first_format(folder):
+    """The files as they were before they named a format."""
+    for name in ("results.json", "manifest.json"):
+        record = json.loads((folder / name).read_text())
+        for key in ("format", "pass_at_k", "truncated_correct"):
+            record.pop(key, None)
+        manifest = record.get("manifest", record)
+        manifest.pop("format", None)
+        del manifest["grading"]["source_sha256"]
+        (folder / name).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def test_results_of_the_first_format_are_graded_again_and_brought_to_this_one(run, tmp_path):
+    run()
+    before = read_files(tmp_path / "out")
+    as_the_first_format(tmp_path / "out")
+    assert regrade(tmp_path / "out", workers=1).changes == ()
+    after = read_files(tmp_path / "out")
+    assert json.loads(after["results.json"]) == json.loads(before["results.json"])
+    assert after["generations.jsonl"] == before["generations.jsonl"]
+
+
+def test_results_of_a_later_format_are_refused(run, tmp_path):
+    run()
+    path = tmp_path / "out" / "results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    with pytest.raises(DataError, match="a later version of rlpost") as caught:
+        regrade(tmp_path / "out")
+    assert "format 99" in str(caught.value)
+
+
 def test_all_benchmarks_below_a_directory_are_graded(run, tmp_path):
     run(output=tmp_path / "all" / "one")
     run(output=tmp_path / "all" / "two", samples=1)
