@@ -34,22 +34,21 @@ def results_table(model: str, results: Mapping[str, EvaluationResult]) -> Table:
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """One row per benchmark: both accuracies, their difference with its interval, the p-value."""
-    caption = "difference: paired by problem, 95 % interval; p: two-sided sign-flip test"
-    headings = ("benchmark", "problems", "avg@k", "against", "difference", "interval", "p", "better", "worse")
+    """One row per benchmark: both accuracies, their difference with its interval, the p-value, and
+    on how many problems the first result is better and worse."""
+    caption = "change: paired by problem, 95 % interval; p: two-sided sign-flip test"
+    headings = ("benchmark", "avg@k", "against", "change", "interval", "p", "up/down")
     table = _table("comparison", caption, headings)
     for comparison in comparisons:
         test = comparison.test
         table.add_row(
             comparison.directory.name,
-            f"{test.problems:,}",
             f"{100 * comparison.accuracy:.1f} %",
             f"{100 * comparison.accuracy_against:.1f} %",
             f"{100 * test.difference:+.1f}",
             f"{100 * test.low:+.1f} to {100 * test.high:+.1f}",
-            f"{test.p_value:.4f}" if test.p_value >= 1e-4 else "< 0.0001",
-            str(test.better),
-            str(test.worse),
+            f"{test.p_value:.3f}" if test.p_value >= 0.001 else "<0.001",
+            f"{test.better}/{test.worse}",
         )
     return table
 

@@ -1,10 +1,12 @@
 """Two stored results side by side: same problems, same verifier, or a refusal that says what to do."""
 
+import io
 import json
 from dataclasses import replace
 
 import pytest
 from evaluation_parts import VERIFIER, SeededEngine, make_prompts
+from rich.console import Console
 
 from rlpost.errors import DataError, UserError
 from rlpost.evaluation import compare_results, comparison_table, regrade
@@ -23,7 +25,9 @@ def test_a_comparison_pairs_the_problems_and_is_stored_beside_the_first_result(r
     record = json.loads((tmp_path / "better" / "comparison.json").read_text())
     assert [row["prompt_id"] for row in record["problems"]] == [f"p{i}" for i in range(6)]
     assert record["test"]["p_value"] == comparison.test.p_value
-    assert comparison_table([comparison]).row_count == 1
+    console = Console(width=80, file=io.StringIO())
+    console.print(comparison_table([replace(comparison, directory=tmp_path / "olympiadbench")]))
+    assert "…" not in console.file.getvalue() and "olympiadbench" in console.file.getvalue()
 
 
 def test_several_benchmarks_are_paired_by_name(run, tmp_path):
