@@ -116,6 +116,10 @@ class ActorGroup(Protocol):
         """
         ...
 
+    def describe(self, member: int) -> list[str]:
+        """What a member's process does at the moment, for people; [] inline."""
+        ...
+
     def processes(self) -> list[ActorFacts]:
         """Where each member lives."""
         ...

@@ -55,11 +55,13 @@ class HostFacts:
 
 @dataclass(frozen=True)
 class Pulse:
-    """What a member does at the moment: the method, its seconds so far, the innermost frames."""
+    """What a member does at the moment.
 
-    method: str | None
-    busy_s: float
-    frames: tuple[str, ...]
+    Attributes:
+        threads: of those that run a call or code of this package, the call or name, and the innermost frames.
+    """
+
+    threads: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class MemberHost:
         self.settings = settings
         self.mark = uuid.uuid4().hex
         self.member: Any = None
-        self._busy: tuple[str, float, int] | None = None
+        self._busy: dict[int, str] = {}
         log = _redirect(settings) if settings.log else _log_of_stderr()
         faulthandler.enable(file=sys.__stderr__ or 2, all_threads=True)
         # Children are found by their session, or by this variable where they leave it.
@@ -105,10 +107,7 @@ class MemberHost:
 
     def run_beside(self, method: str, *args: object) -> Any:
         """As `run`, for calls that need not wait for others."""
-        try:
-            return getattr(self.member, method)(*args)
-        except (Exception, SystemExit) as error:
-            return Failure(self._as_ours(error, method), traceback.format_exc())
+        return self._call(method, lambda: getattr(self.member, method)(*args))
 
     def facts(self) -> HostFacts:
         """Where this is."""
@@ -116,12 +115,16 @@ class MemberHost:
 
     def ping(self) -> Pulse:
         """Answered also while a call runs."""
-        busy = self._busy
-        if busy is None:
-            return Pulse(None, 0.0, ())
-        method, since, thread = busy
-        frame = sys._current_frames().get(thread)
-        return Pulse(method, time.monotonic() - since, innermost(frame) if frame else ())
+        busy = dict(self._busy)
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        frames = {i: f for i, f in sys._current_frames().items() if i != threading.get_ident()}
+        calling = [(busy[ident], innermost(frames[ident])) for ident in busy if ident in frames]
+        others = [
+            (f"thread {names.get(ident, ident)}", innermost(frame))
+            for ident, frame in frames.items()
+            if ident not in busy and any(ours(summary) for summary in traceback.extract_stack(frame))
+        ]
+        return Pulse(tuple(calling + others))
 
     def stacks(self) -> str:
         """Every Python thread's stack, as text."""
@@ -132,14 +135,14 @@ class MemberHost:
         return "\n".join(parts)
 
     def _call(self, method: str, work: Callable[[], Any]) -> Any:
-        self._busy = (method, time.monotonic(), threading.get_ident())
+        self._busy[threading.get_ident()] = method
         try:
             return work()
         # An exit would end the process without a word to the driver.
         except (Exception, SystemExit) as error:
             return Failure(self._as_ours(error, method), traceback.format_exc())
         finally:
-            self._busy = None
+            del self._busy[threading.get_ident()]
 
     def _as_ours(self, error: BaseException, method: str) -> RlpostError:
         if isinstance(error, RlpostError):
@@ -152,15 +155,21 @@ class MemberHost:
 
 
 def innermost(frame: FrameType, count: int = FRAMES) -> tuple[str, ...]:
-    """The innermost frames of this package, innermost last; of any code where there is none of ours."""
-    summaries = traceback.extract_stack(frame)
-    ours = [s for s in summaries if Path(s.filename).is_relative_to(PACKAGE) and s.filename != __file__]
-    return tuple(f"{_short(s.filename)}:{s.lineno} {s.name}" for s in (ours or summaries)[-count:])
+    """The innermost frames of this package, then the innermost of all; of any code where none is of ours."""
+    summaries = list(traceback.extract_stack(frame))
+    kept = [s for s in summaries[:-1] if ours(s)] or summaries[:-1]
+    return tuple(f"{_short(s.filename)}:{s.lineno} {s.name}" for s in [*kept, summaries[-1]][-count:])
+
+
+def ours(summary: traceback.FrameSummary) -> bool:
+    """Whether a frame is of this package, without the machinery around every call."""
+    return Path(summary.filename).is_relative_to(PACKAGE) and summary.filename != __file__
 
 
 def _short(filename: str) -> str:
     path = Path(filename)
-    return str(path.relative_to(PACKAGE.parent)) if path.is_relative_to(PACKAGE) else filename
+    roots = [root for root in (str(PACKAGE.parent), *sys.path) if root and path.is_relative_to(root)]
+    return str(path.relative_to(max(roots, key=len))) if roots else filename
 
 
 def _redirect(settings: HostSettings) -> Path:

@@ -69,6 +69,9 @@ class InlineGroup:
     def share(self, value: object) -> Any:
         return value
 
+    def describe(self, member: int) -> list[str]:
+        return []
+
     def processes(self) -> list[ActorFacts]:
         host, pid = socket.gethostname(), os.getpid()
         return [ActorFacts(self.role, member, host, pid, None) for member in range(self.size)]

@@ -98,6 +98,9 @@ class RayGroup:
 
         return value if isinstance(value, ray.ObjectRef) else ray.put(value)
 
+    def describe(self, member: int) -> list[str]:
+        return self.watchdog.describe(self.members[member])
+
     def processes(self) -> list[ActorFacts]:
         return [
             ActorFacts(self.role, m.number, m.facts.host, m.facts.pid, m.facts.log)

@@ -56,7 +56,7 @@ class RayMember:
         self.lost: ActorLostError | None = None
         self.started = time.monotonic()
         self.pulse: Pulse | None = None
-        self.pulse_at = self.started
+        self.pulse_at = self.heard_at = self.started
         self._process: Process | None = None
         self._beside: frozenset[str] = frozenset()
         self._oom_kills = kernel_oom_kills()
@@ -84,7 +84,7 @@ class RayMember:
     def arrived(self, facts: HostFacts) -> None:
         """The process answered for the first time."""
         self.facts = facts
-        self.pulse_at = time.monotonic()
+        self.heard_at = time.monotonic()
         if facts.machine == machine():
             with suppress(ProcessLookupError):
                 self._process = Process(facts.pid)
@@ -118,7 +118,7 @@ class RayMember:
         """`call` is over."""
         if call in self.pending:
             self.pending.remove(call)
-            self.pulse_at = time.monotonic()
+            self.heard_at = time.monotonic()
 
     def prune(self) -> None:
         """Forget the calls that were answered."""

@@ -10,6 +10,12 @@ from rlpost.cluster.group import Call
 from rlpost.cluster.ray_member import RayMember
 
 TICK_S = 0.05
+SILENCE_S = 1.0
+"""A ping that is unanswered for longer is worth a word."""
+STALE_S = 15.0
+"""Stacks that are older say nothing about now; pings are 10 s apart at most."""
+REFRESH_S = 0.5
+"""For fresh stacks to arrive, before a report."""
 
 
 class Watchdog:
@@ -105,8 +111,29 @@ class Watchdog:
         self._collect(0.0)
         lines = [f"the driver waits{f' in {self.phase}' if self.phase else ''} for"]
         for member in waiting:
-            lines += self._describe(member)
+            lines += [f"  {line}" for line in self.describe(member)]
         return "\n".join(lines)
+
+    def describe(self, member: RayMember) -> list[str]:
+        """What a member does, with the stacks of its last answer; indented but for the first line."""
+        now, pings = time.monotonic(), self._members[member]
+        where = f"{member.facts.host}, process {member.facts.pid}" if member.facts else "not placed yet"
+        parts = [f"{call.method} since {now - call.since:.0f} s" for call in member.pending[:1]]
+        if len(member.pending) > 1:
+            parts.append(f"{len(member.pending) - 1} more calls behind it")
+        parts.append(f"last sign of life {now - member.heard_at:.0f} s ago")
+        if state := member.state():
+            parts.append(state)
+        lines = [f"{member.name} ({where}): {', '.join(parts)}"]
+        if pings.silence_s >= SILENCE_S:
+            lines.append(
+                f"  a ping is unanswered for {pings.silence_s:.0f} s; at {self.hang_deadline_s:g} s "
+                "(cluster.hang_deadline_s) it counts as lost"
+            )
+        age = now - member.pulse_at
+        for name, frames in member.pulse.threads if member.pulse and age < STALE_S else ():
+            lines += [f"  {name}, {age:.0f} s ago:", *(f"    {frame}" for frame in frames)]
+        return lines
 
     def _over(self, calls: Sequence[Call], references: Sequence[Any]) -> list[Call]:
         import ray
@@ -147,7 +174,7 @@ class Watchdog:
         pings.reference, pings.silence_s = None, 0.0
         try:
             member.pulse = ray.get(reference)
-            member.pulse_at = time.monotonic()
+            member.pulse_at = member.heard_at = time.monotonic()
         except ray.exceptions.RayError as error:
             member.lose_dead(str(error))
 
@@ -166,7 +193,7 @@ class Watchdog:
         for member in self._members:
             member.prune()
         if now - self._oldest(now) >= self.report_every_s:
-            self.report(self.table(refresh_s=0.0))
+            self.report(self.table(REFRESH_S))
             self._last_report = now
 
     def _oldest(self, now: float) -> float:
@@ -177,19 +204,6 @@ class Watchdog:
         for member in self._members:
             member.prune()
         return [m for m in self._members if m.pending and m.lost is None]
-
-    def _describe(self, member: RayMember) -> list[str]:
-        now, call = time.monotonic(), member.pending[0]
-        where = f"{member.facts.host}, process {member.facts.pid}" if member.facts else "not placed yet"
-        silent = now - member.pulse_at
-        parts = [f"  {member.name} ({where}): {call.method} since {now - call.since:.0f} s"]
-        if len(member.pending) > 1:
-            parts.append(f"{len(member.pending) - 1} more behind it")
-        parts.append(f"last sign of life {silent:.0f} s ago")
-        if state := member.state():
-            parts.append(state)
-        frames = member.pulse.frames if member.pulse else ()
-        return [", ".join(parts), *(f"      {frame}" for frame in frames)]
 
 
 class _Pings:

@@ -248,7 +248,7 @@ class ClusterConfig(Section):
     report_every_s: float = Field(default=120.0, gt=0)
     """A wait this long is reported on the terminal: who waits for whom, since when, and what they do."""
     max_restarts: int = Field(default=3, ge=0)
-    """Lost actors that are replaced within one step; one more ends the run with the cause."""
+    """Lost actors that are replaced before a further step is done; one more ends the run with the cause."""
     placement: Literal["split", "colocated"] = "split"
     """`split` gives learner ranks and rollout workers accelerators of their own; `colocated` lets them share:
     engines give up their memory while the learner works, so it needs `max_staleness: 0`."""

@@ -66,6 +66,14 @@ class Executor:
                 self._kill()
                 raise
 
+    def describe(self) -> list[str]:
+        """The processes that are at a sample, and how long; may be called while `run` is under way."""
+        return [
+            f"scorer {number} {words}"
+            for number, slot in enumerate(self._slots)
+            if (words := slot.describe()) is not None
+        ]
+
     def close(self) -> None:
         """End all worker processes and what they started; a call that is under way fails."""
         self._closing.set()

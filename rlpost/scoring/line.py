@@ -61,6 +61,10 @@ class ScoringLine:
         seconds, self._seconds = self._seconds, 0.0
         return seconds
 
+    def describe(self) -> list[str]:
+        """Which processes score at the moment; [] where nothing is to be scored."""
+        return self.scorer.describe() if self.busy else []
+
     def drop(self) -> None:
         """Forget everything that was put in."""
         for future in self._waiting:

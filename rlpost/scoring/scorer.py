@@ -77,6 +77,10 @@ class Scorer:
         """End the worker processes and everything they started."""
         self._executor.close()
 
+    def describe(self) -> list[str]:
+        """What the worker processes do at the moment, for people."""
+        return self._executor.describe()
+
     def check_columns(self, columns: Iterable[str]) -> None:
         """Make sure that the dataset has what the functions require.
 

@@ -196,6 +196,13 @@ class Slot:
         }
         return self._since + limits[self.state]
 
+    def describe(self) -> str | None:
+        """What it does, for people; None when it has nothing to do."""
+        since = f"since {time.monotonic() - self._since:.0f} s"
+        if self.state is State.SERVING and self.flying:
+            return f"(process {self._server}): at one sample {since}, of at most {self.deadline_s:g} s"
+        return f"is being started {since}" if self.state in (State.STARTING, State.REPLACING) else None
+
     def take_back(self) -> list[int]:
         """Tasks that were sent ahead to a server that is gone: to be given to another."""
         numbers, self._returned = self._returned, []

@@ -121,6 +121,5 @@ class Rollouts:
 
     def _describe(self, step: int, lookahead: Lookahead) -> str:
         missing = ", ".join(f"step {s}: {count}" for s, count in lookahead.missing.items())
-        scoring = ["the scorer has work"] if self.line.busy else []
         lines = [f"still waiting for the responses of stage {self.stage.name} ({missing} missing)"]
-        return "\n  ".join(lines + self.workers.pool.describe() + scoring)
+        return "\n  ".join(lines + self.workers.pool.describe() + self.line.describe())

@@ -136,14 +136,22 @@ class WorkerPool:
         self._restarts = 0
 
     def describe(self) -> list[str]:
-        """Per worker with work: how much, and since when there was no new token."""
+        """Per worker with work: how much, and since when there was no new token; then where it is."""
         now = time.monotonic()
-        return [
-            f"rollout worker {member}: {len(tasks)} unfinished, {max(0, self._progress[member][0]):,} tokens "
-            f"sampled so far, the last news {now - self._progress[member][1]:.0f} s ago"
-            for member, tasks in enumerate(self._tasks)
-            if tasks and member in self._progress
-        ]
+        lines = []
+        for member, tasks in enumerate(self._tasks):
+            if not tasks or member not in self._progress:
+                continue
+            tokens, since = self._progress[member]
+            lines.append(
+                f"rollout worker {member}: {len(tasks)} unfinished, {max(0, tokens):,} tokens sampled "
+                f"so far, the last news {now - since:.0f} s ago"
+            )
+            poll = self._polls.get(member)
+            # One that does not even answer polls is the watchdog's to report.
+            if now - since > 2 * POLL_S and poll is not None and now - poll.since < 2 * POLL_S:
+                lines += [f"  {line}" for line in self.group.describe(member)]
+        return lines
 
     @contextmanager
     def _engagement(self) -> Iterator[None]:

@@ -2,20 +2,16 @@
 
 import json
 import os
-import random
-import re
 import signal
-import subprocess
 import sys
 import threading
 import time
-import uuid
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-from fault_runs import REWARD, alive, asked, column, recipe, tokens, write_recipe
+from driver_runs import PATIENCE_S, RANKS, driver, wait_until
+from fault_runs import alive, asked, column, recipe, tokens, write_recipe
 
 from rlpost import cli
 from rlpost.learner import DeepSpeedLearner, TorchLearner
@@ -28,10 +24,7 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-RANKS = ("cluster.learner_ranks=2", "scoring.workers=2", "checkpoint.every=4")
 AHEAD = ("train.max_staleness=1", "algorithm={base: grpo, correction: [{truncated: {}}]}")
-SLOW_REWARD = "import time\n" + REWARD.replace("    return", "    time.sleep(0.03)\n    return")
-PATIENCE_S = 240.0
 
 
 class Trapped:
@@ -125,13 +118,6 @@ class Hunter:
         pid = next(f.pid for f in self.learners.group.processes() if f.member == rank)
         self.victims.append(pid)
         os.kill(pid, number)
-
-
-def wait_until(done, message, patience_s=PATIENCE_S):
-    end = time.monotonic() + patience_s
-    while not done():
-        assert time.monotonic() < end, message
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -228,72 +214,6 @@ def test_a_rank_that_is_lost_again_and_again_ends_the_run_with_the_cause(tmp_pat
     assert "Traceback" not in err and "gloo" not in err
 
 
-class Driver:
-    """`rlpost train` in a process of its own, and all processes that it has, known by their environment.
-
-    Attributes:
-        said: what it has printed so far.
-    """
-
-    def __init__(self, folder, *overrides, resume=False):
-        self.folder, self.run, self.mark = folder, folder / "run", uuid.uuid4().hex
-        command = ["-m", "rlpost.cli", "train", str(write_recipe(folder, SLOW_REWARD)), *RANKS, *overrides]
-        self.output = folder / f"{self.mark}.txt"
-        with self.output.open("w") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, *command, "--output", str(self.run), *(["--resume"] if resume else [])],
-                stdout=output,
-                stderr=output,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TEST_OF_A_DRIVER": self.mark},
-                start_new_session=True,
-            )
-
-    @property
-    def said(self):
-        return self.output.read_text()
-
-    def steps(self):
-        path = self.run / "metrics.jsonl"
-        return path.read_bytes().count(b"\n") if path.exists() else 0
-
-    def family(self):
-        """Living processes with this driver's mark."""
-        mark, found = f"TEST_OF_A_DRIVER={self.mark}".encode(), []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdecimal():
-                try:
-                    marked = mark in (entry / "environ").read_bytes().split(b"\0")
-                except OSError:
-                    continue
-                if marked and alive(int(entry.name)):
-                    found.append(int(entry.name))
-        return found
-
-    def wait_for_step(self, step):
-        wait_until(lambda: self.steps() >= step or self.process.poll() is not None, "no progress")
-        assert self.process.poll() is None, self.said[-2000:]
-        time.sleep(random.uniform(0, 0.3))
-
-    def end(self, number):
-        """Give it a signal, as a terminal does for Ctrl-C; its exit status."""
-        (os.killpg if number == signal.SIGINT else os.kill)(self.process.pid, number)
-        return self.process.wait(PATIENCE_S)
-
-
-def resumed_after(driver):
-    return int(re.search(r"resuming after step (\d+)", driver.said)[1])
-
-
-@contextmanager
-def driver(folder, *overrides, resume=False):
-    made = Driver(folder, *overrides, resume=resume)
-    try:
-        yield made
-    finally:
-        made.process.kill()
-        made.process.wait()
-
-
 def test_a_killed_and_an_interrupted_driver_leave_nothing_and_are_resumed_to_the_same_result(
     undisturbed, tmp_path
 ):
@@ -311,7 +231,7 @@ def test_a_killed_and_an_interrupted_driver_leave_nothing_and_are_resumed_to_the
     with driver(tmp_path, resume=True) as third:
         assert third.process.wait(PATIENCE_S) == 0, third.said[-2000:]
         assert third.family() == []
-    assert 4 <= resumed_after(second) <= resumed_after(third)
+    assert 4 <= second.resumed_after() <= third.resumed_after()
     assert_each_step_was_made_once_of_its_prompts(tmp_path / "run", undisturbed)
     assert learnt(tmp_path / "run") == learnt(undisturbed)
     assert tokens(tmp_path / "run") == tokens(undisturbed)
@@ -325,6 +245,6 @@ def test_a_killed_driver_that_sampled_ahead_is_resumed_with_each_prompt_at_its_s
         wait_until(lambda: not any(map(alive, family)) and not first.family(), "processes are left", 10.0)
     with driver(tmp_path, *AHEAD, resume=True) as second:
         assert second.process.wait(PATIENCE_S) == 0, second.said[-2000:]
-    assert resumed_after(second) >= 8
+    assert second.resumed_after() >= 8
     assert_each_step_was_made_once_of_its_prompts(tmp_path / "run", undisturbed)
     assert max(column(tmp_path / "run", "rollout/version_lag_max")) == 1
