@@ -7,6 +7,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,9 +171,17 @@ def alive(pid: int) -> bool:
 
 def below(pid: int) -> list[int]:
     """The ids of all descendants of a process."""
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    children = [int(child) for listed in lists for child in listed.read_text().split()]
-    return children + [further for child in children for further in below(child)]
+    # The kernel's lists of children miss some while others come and go.
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):  # it has ended
+            if entry.name.isdecimal():
+                stat = (entry / "stat").read_text()
+                parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    found, generation = [], [pid]
+    while generation := [child for child, parent in parents.items() if parent in generation]:
+        found += generation
+    return found
 
 
 def records(run: Path) -> dict[int, list[dict]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -68,25 +69,22 @@ def assert_the_run_is_whole(run: Path, faults: Faults, undisturbed: Path) -> Non
     assert faults.left() == [] and not any(alive(pid) for pid in faults.victims)
 
 
-@pytest.mark.parametrize(
-    ("number", "ending"),
-    [(signal.SIGKILL, "died"), (signal.SIGSTOP, "is silent")],
-    ids=["SIGKILL", "SIGSTOP"],
-)
-def test_workers_lost_in_generation_in_a_sync_and_while_idle_change_no_sample_and_no_loss(
-    number, ending, undisturbed, tmp_path, monkeypatch, capfd
+def test_workers_killed_and_stopped_in_generation_in_a_sync_and_while_idle_change_no_sample_and_no_loss(
+    undisturbed, tmp_path, monkeypatch, capfd
 ):
     faults = Faults(monkeypatch)
-    faults.plan(generating(3, member=0), faults.signal(number, WORKER, 0))
-    faults.plan(called(WORKER, 1, "load_weights", 8), faults.signal(number, WORKER, 1))
-    faults.plan(called(LEARNER, 0, "update", 13), faults.signal(number, WORKER, 0))
+    for number, step, one, other in ((signal.SIGKILL, 3, 0, 1), (signal.SIGSTOP, 11, 1, 0)):
+        faults.plan(generating(step, one), faults.signal(number, WORKER, one))
+        faults.plan(called(WORKER, other, "load_weights", step + 3), faults.signal(number, WORKER, other))
+        faults.plan(called(LEARNER, 0, "update", step + 6), faults.signal(number, WORKER, one))
     run = train(recipe(tmp_path, "cluster.hang_deadline_s=5"), tmp_path / "run")
-    assert len(faults.victims) == 3
+    assert len(set(faults.victims)) == 6
     printed = "".join(capfd.readouterr())
-    for pid, call in zip(faults.victims, ("poll", "load_weights", "load_weights"), strict=True):
-        assert f"{ending}\n  where:  {call}, on" in printed and f"process {pid}\n" in printed
-    assert sum(column(run, "rollout/worker_restarts")) >= 3
-    assert sum(column(run, "rollout/resubmitted_samples")) > 0
+    for index, pid in enumerate(faults.victims):
+        call, ending = "load_weights" if index % 3 else "poll", "died" if index < 3 else "is silent"
+        assert re.search(rf"rollout worker \d {ending}\n  where:  {call}, on .*, process {pid}\n", printed)
+    assert sum(column(run, "rollout/worker_restarts")) >= 6
+    assert sum(column(run, "rollout/resubmitted_samples")) >= 2
     assert_the_run_is_whole(run, faults, undisturbed)
     assert tokens(run) == tokens(undisturbed)
     for name in ("policy/loss", "reward/mean"):
@@ -160,7 +158,7 @@ def test_a_vllm_engine_that_is_killed_or_stopped_and_a_killed_worker_are_replace
     overrides = (
         "rollout.engine=vllm",
         "rollout.workers=1",
-        "rollout.vllm={stall_deadline_s: 15, max_model_len: 64}",
+        "rollout.vllm={stall_deadline_s: 10, max_model_len: 64}",
         "evaluation.problems=1",
     )
     run = train(recipe(tmp_path, *overrides), tmp_path / "run")
