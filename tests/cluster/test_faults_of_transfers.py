@@ -19,6 +19,7 @@ from rlpost.weights.shared_tensors import SharedTensors
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
+    pytest.mark.timeout(900),
 ]
 
 NAME, TWIN = "model.layers.1.mlp.gate_proj.weight", "model.layers.1.mlp.up_proj.weight"
@@ -113,7 +114,6 @@ def test_a_tensor_that_is_corrupted_dropped_or_exchanged_stops_the_run_which_res
 
 
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
-@pytest.mark.timeout(900)
 def test_a_tensor_that_is_damaged_on_its_way_to_vllm_stops_the_run_which_goes_on_when_resumed(
     tmp_path, monkeypatch, damage
 ):

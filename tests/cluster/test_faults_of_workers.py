@@ -31,6 +31,7 @@ from rlpost.training import train
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
+    pytest.mark.timeout(900),
 ]
 
 CORRECTED = "algorithm={base: grpo, correction: [{truncated: {}}]}"
@@ -137,7 +138,6 @@ def kill_scorer(folder: Path, place: int, killed: list[int]) -> None:
 
 
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
-@pytest.mark.timeout(900)
 def test_a_vllm_engine_that_is_killed_or_stopped_and_a_killed_worker_are_replaced(
     undisturbed, tmp_path, monkeypatch, capfd
 ):
