@@ -32,7 +32,7 @@ unit: $(VENV)/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow and not cluster and not gpu"
 
 slow: $(VENV)/cluster.stamp
-	$(BIN)/python -m pytest -q -m "slow or cluster or gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow or cluster or gpu"
 
 install: $(VENV)/core.stamp
 
