@@ -1,4 +1,4 @@
-"""ZeroEngine: the only file that imports DeepSpeed, and all that the learner wants of it.
+"""ZeroEngine: all that the learner wants of DeepSpeed; only this file and deepspeed_runtime import it.
 
 DeepSpeed divides optimizer state (ZeRO 1), gradients (2) and weights (3) over the ranks (Rajbhandari et
 al. 2020). Some of what is needed here has no public name in it, which is why one release is supported.
@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import atexit
 import gc
-import logging
-import os
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -22,39 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rlpost.config.schema import LearnerConfig, TrainConfig
+from rlpost.learner.deepspeed_runtime import FrozenEngine, Root, join, settings_of_deepspeed, whole_shape
 from rlpost.learner.optimizer import build_optimizer, configure_optimizer, gradient_norm, set_learning_rate
-from rlpost.versions import require
-
-
-def import_deepspeed(device: torch.device) -> Any:
-    """DeepSpeed, quiet, and without kernels that it would have to compile.
-
-    Raises:
-        UserError: it is not installed, or in a version that this file was not tested with.
-    """
-    require("deepspeed")
-    # Read when DeepSpeed is first imported, which otherwise looks for accelerators by itself.
-    os.environ.setdefault("DS_ACCELERATOR", device.type)
-    os.environ["LOCAL_RANK"] = str(device.index or 0)
-    import deepspeed
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-    # Nothing is then compiled for this machine: no compiler is needed, and no rank waits for one.
-    deepspeed.ops.__compatible_ops__ = {}
-    return deepspeed
-
-
-class _Root(nn.Module):
-    """Runs any computation on the model as a forward pass of DeepSpeed's outermost module."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.eval()
-
-    def forward(self, compute: Callable[[], Any]) -> Any:
-        return compute()
 
 
 class ZeroEngine:
@@ -63,7 +28,7 @@ class ZeroEngine:
     The gradient is that of the sum of all losses: over ranks and over backward passes.
 
     Args:
-        model: float32, whole, and on this rank's device; ZeRO 3 divides its parameters in place.
+        model: float32, on this rank's device; under ZeRO 3 its parameters were divided before.
         outside: parameters that are read outside of the module that owns them.
         world_size: of torch's default process group, which must exist.
         deadline_s: longest wait for another rank in any call.
@@ -83,20 +48,16 @@ class ZeroEngine:
         deadline_s: float,
     ) -> None:
         device = next(model.parameters()).device
-        self._deepspeed = import_deepspeed(device)
-        self._model, self._settings, self._world_size = model, settings, world_size
+        self._deepspeed = join(device, deadline_s)
+        self._model, self._world_size = model, world_size
         self.stage, self._rank, self._linked = settings.zero_stage, dist.get_rank(), False
-        self._root = _Root(model)
-        self._deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
-        from deepspeed.utils import groups
-
-        if groups._WORLD_GROUP is None:
-            # A group that DeepSpeed makes itself would wait for torch's half hour.
-            groups._WORLD_GROUP = dist.new_group(timeout=timedelta(seconds=deadline_s))
+        self._root = Root(model)
+        self._settings = settings_of_deepspeed(settings, train)
+        self._frozen: FrozenEngine | None = None
         self._engine, *_ = self._deepspeed.initialize(
             model=self._root,
-            optimizer=build_optimizer(model, train),
-            config=_settings_of_deepspeed(settings, train),
+            optimizer=build_optimizer(model, train, whole_shape),
+            config=self._settings,
             dist_init_required=False,
         )
         if self.stage == 3:
@@ -108,6 +69,7 @@ class ZeroEngine:
         """Take DeepSpeed off the model; whole parameters are lost under ZeRO 3."""
         from deepspeed.utils import groups
 
+        self.drop_frozen()
         self._engine.destroy()
         for parameter in self._model.parameters():
             vars(parameter).clear()
@@ -115,6 +77,18 @@ class ZeroEngine:
         self._deepspeed.comm.comm.cdb = None
         del self._engine, self._root
         gc.collect()
+
+    def freeze(self, model: nn.Module, outside: Sequence[nn.Parameter]) -> FrozenEngine:
+        """An engine for a second model, which is divided and never trained; it replaces the one before."""
+        self.drop_frozen()
+        self._frozen = FrozenEngine(self._deepspeed, model, list(outside), self._settings)
+        return self._frozen
+
+    def drop_frozen(self) -> None:
+        """Give up the second model, if there is one."""
+        if self._frozen is not None:
+            self._frozen.close()
+        self._frozen = None
 
     @property
     def optimizer(self) -> torch.optim.AdamW:
@@ -203,7 +177,7 @@ class ZeroEngine:
 
     def shape(self, parameter: nn.Parameter) -> Sequence[int]:
         """Of the whole parameter."""
-        return getattr(parameter, "ds_shape", parameter.shape)
+        return whole_shape(parameter)
 
     @contextmanager
     def whole(self, parameters: Sequence[nn.Parameter], *, changed: bool = False) -> Iterator[None]:
@@ -288,29 +262,3 @@ def _close(engine: weakref.ref[ZeroEngine]) -> None:
     the interpreter does, or the process aborts."""
     if (alive := engine()) is not None:
         alive.close()
-
-
-def _settings_of_deepspeed(settings: LearnerConfig, train: TrainConfig) -> dict[str, Any]:
-    elements = settings.bucket_mib * 2**20 // 4
-    zero: dict[str, Any] = {
-        "stage": settings.zero_stage,
-        "reduce_bucket_size": elements,
-        "allgather_bucket_size": elements,
-    }
-    if settings.zero_stage == 3:
-        zero["stage3_prefetch_bucket_size"] = elements
-        # Smaller parameters, such as norms, stay whole: to gather each would take longer than to read it.
-        zero["stage3_param_persistence_threshold"] = elements // 512
-    if settings.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu"}
-    if settings.offload_parameters:
-        zero["offload_param"] = {"device": "cpu"}
-    return {
-        # How many sequences a pass holds is the learner's affair; DeepSpeed only counts them.
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": train.max_grad_norm,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": None,
-        "zero_optimization": zero,
-    }

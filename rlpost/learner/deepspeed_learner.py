@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +12,26 @@ from torch import Tensor, nn
 from rlpost.config.schema import LearnerConfig, ModelConfig, TrainConfig
 from rlpost.data.collate import ModelInputs
 from rlpost.learner.deepspeed_engine import ZeroEngine
+from rlpost.learner.deepspeed_runtime import FrozenEngine, parameter_divider, settings_of_deepspeed
+from rlpost.learner.divided_model import Divide, Plan, fill, load_divided
 from rlpost.learner.learner_state import MOMENTS
 from rlpost.learner.policy import Policy
-from rlpost.learner.rank_learner import BLANK, RankLearner
+from rlpost.learner.rank_learner import BLANK, RankLearner, device_of
 from rlpost.learner.ranks import Ranks
+from rlpost.models import build_shell, load_model
 from rlpost.weights.transfer import policy_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class DeepSpeedLearner(RankLearner):
     """A `Learner` that takes the steps that `TorchLearner` takes, with its state divided over the ranks.
 
     Parameters, gradients and optimizer state are float32 as there, and "bfloat16" means the same. ZeRO 1
-    divides the optimizer state, 2 the gradients too, 3 the weights too. A reference is a whole copy on
-    every rank, and every rank loads the whole model before it is divided.
+    divides the optimizer state, 2 the gradients too, 3 the weights and those of a reference too. Under 3
+    the first rank alone loads the model, on the host, and hands it out; up to 2 every rank loads it, and a
+    reference is a whole copy on every rank.
 
     Ranks wait for each other in every method. Where one rank has fewer micro-batches than another, it
     makes blank passes, whose gradient is zero.
@@ -54,19 +62,13 @@ class DeepSpeedLearner(RankLearner):
             torch.set_num_threads(threads)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         ranks = Ranks(rank, world_size, rendezvous, deadline_s, backend=backend, always=True)
+        self._settings = settings
+        self._plan: Plan | None = None
+        self._frozen: FrozenEngine | None = None
         super().__init__(model, train, seed=seed, ranks=ranks, replay_dir=replay_dir)
         self._bucket_bytes = settings.bucket_mib * 2**20
         network = self.policy.model
         self._persistent = policy_tensors(network).keys() - dict(network.named_parameters()).keys()
-        with self._ranks.talking("divide the weights"):
-            self.engine = ZeroEngine(
-                network,
-                list(network.get_output_embeddings().parameters()),
-                settings,
-                train,
-                world_size=world_size,
-                deadline_s=deadline_s,
-            )
         self.start_stage(train, reference)
 
     def start_stage(self, train: TrainConfig, reference: bool) -> None:
@@ -76,19 +78,32 @@ class DeepSpeedLearner(RankLearner):
                 self.engine.run(lambda: self.policy.use_layout(train.layout))
         self.engine.restart(train)
         self.updates = 0
-        self.reference = self._frozen_policy() if reference else None
+        self.engine.drop_frozen()
+        self.reference = self._frozen = None
+        if reference:
+            self.reference = self._frozen_policy()
+
+    def _all_logprobs(self, inputs: ModelInputs, temperature: float) -> tuple[Tensor, Tensor]:
+        return self._logprobs_under(self.engine, self.policy, inputs, temperature)
+
+    def _reference_logprobs(self, reference: Policy, inputs: ModelInputs, temperature: float) -> Tensor:
+        if self._frozen is None:
+            return super()._reference_logprobs(reference, inputs, temperature)
+        return self._logprobs_under(self._frozen, reference, inputs, temperature)[0]
 
     @torch.no_grad()
-    def _all_logprobs(self, inputs: ModelInputs, temperature: float) -> tuple[Tensor, Tensor]:
+    def _logprobs_under(
+        self, engine: ZeroEngine | FrozenEngine, policy: Policy, inputs: ModelInputs, temperature: float
+    ) -> tuple[Tensor, Tensor]:
         def forward(rows: ModelInputs, temperature: float) -> tuple[Tensor, Tensor]:
-            answer: tuple[Tensor, Tensor] = self.engine.run(lambda: self.policy.logprobs(rows, temperature))
+            answer: tuple[Tensor, Tensor] = engine.run(lambda: policy.logprobs(rows, temperature))
             return answer
 
         limit = self._train.tokens_per_microbatch
-        own = len(self.policy.forward_passes(inputs, limit))
+        own = len(policy.forward_passes(inputs, limit))
         blank = self._most(own) - own if self.engine.stage == 3 else 0
         with self._ranks.talking("compute log-probs"):
-            answer = self.policy.all_logprobs(inputs, temperature, limit, forward)
+            answer = policy.all_logprobs(inputs, temperature, limit, forward)
             for _ in range(blank):
                 forward(BLANK, 1.0)
         return answer
@@ -134,7 +149,7 @@ class DeepSpeedLearner(RankLearner):
 
     def _shapes(self) -> dict[str, Sequence[int]]:
         network = self.policy.model
-        buffers = {name: tensor.shape for name, tensor in self._buffers().items()}
+        buffers = {name: tensor.shape for name, tensor in self._buffers(network).items()}
         return {name: self.engine.shape(p) for name, p in network.named_parameters()} | buffers
 
     def _weights(self, dtype: torch.dtype | None = None, *, copied: bool = False) -> dict[str, Tensor] | None:
@@ -148,25 +163,49 @@ class DeepSpeedLearner(RankLearner):
         }
         return None if self._ranks.rank else found
 
+    def _reference_weights(self, reference: Policy) -> dict[str, Tensor] | None:
+        if self._frozen is None:
+            return super()._reference_weights(reference)
+        found = {
+            name: tensor.detach().to("cpu", copy=True)
+            for piece in self._pieces_of(reference.model)
+            for name, tensor in piece.items()
+        }
+        return None if self._ranks.rank else found
+
     def _pieces(self) -> Iterator[dict[str, Tensor]]:
+        return self._pieces_of(self.policy.model)
+
+    def _pieces_of(self, network: nn.Module) -> Iterator[dict[str, Tensor]]:
         keeps = self._ranks.rank == 0
-        for bucket in self._buckets():
+        for bucket in self._buckets(network):
             with self._ranks.talking("gather weights"), self.engine.whole(list(bucket.values())):
                 if keeps:
                     yield dict(bucket)
         if keeps:
-            yield self._buffers()
+            yield self._buffers(network)
+
+    def _set_weights(self, saved: Mapping[str, Tensor]) -> None:
+        self._spread(self.policy.model, saved)
+        self.engine.weights_changed()
+
+    def _set_reference(self, reference: Policy, saved: Mapping[str, Tensor]) -> None:
+        if self._frozen is None:
+            super()._set_reference(reference, saved)
+        else:
+            self._spread(reference.model, saved)
 
     @torch.no_grad()
-    def _set_weights(self, saved: Mapping[str, Tensor]) -> None:
-        for bucket in self._buckets():
+    def _spread(self, network: nn.Module, saved: Mapping[str, Tensor]) -> None:
+        # A divided parameter is the first rank's to change, and a mapped file is read where it is touched.
+        writes = self.engine.stage < 3 or self._ranks.rank == 0
+        for bucket in self._buckets(network):
             parameters = list(bucket.values())
             with self._ranks.talking("spread weights"), self.engine.whole(parameters, changed=True):
-                for name, parameter in bucket.items():
+                for name, parameter in bucket.items() if writes else ():
                     parameter.copy_(saved[name])
-        for name, tensor in self._buffers().items():
+        for name, tensor in self._buffers(network).items():
             tensor.copy_(saved[name])
-        self.engine.weights_changed()
 
     def _moments(self) -> dict[str, Tensor] | None:
         found: dict[str, Tensor] = {}
@@ -191,31 +230,81 @@ class DeepSpeedLearner(RankLearner):
 
     @torch.no_grad()
     def _frozen_policy(self) -> Policy:
+        if self.engine.stage == 3:
+            return self._divided_reference()
         # Loaded anew: what DeepSpeed has attached to the policy's modules must not be copied.
-        frozen = self._load_policy()
+        frozen = super()._load_policy()
         frozen.model.requires_grad_(False)
         own = dict(frozen.model.named_parameters())
-        for bucket in self._buckets():
-            with self._ranks.talking("gather weights"), self.engine.whole(list(bucket.values())):
-                for name, parameter in bucket.items():
-                    own[name].copy_(parameter)
-        copies = dict(frozen.model.named_buffers())
-        for name, tensor in self._buffers().items():
-            copies[name].copy_(tensor)
+        for name, parameter in self.policy.model.named_parameters():
+            own[name].copy_(parameter)
+        self._copy_buffers(frozen.model)
         return frozen
+
+    def _divided_reference(self) -> Policy:
+        assert self._plan is not None
+        # The old one first: there need not be memory for both.
+        self.engine.drop_frozen()
+        shell = build_shell(self._config)
+        with self._ranks.talking("divide the reference"):
+            fill(shell, self._plan, self.policy.device, self._copies(), self._divider())
+            shell.requires_grad_(False)
+            self._copy_buffers(shell)
+            self._frozen = self.engine.freeze(shell, list(shell.get_output_embeddings().parameters()))
+            policy: Policy = self._frozen.run(lambda: self._policy_of(shell))
+        return policy
+
+    def _copies(self) -> Iterator[tuple[str, Tensor]]:
+        for bucket in self._buckets(self.policy.model):
+            with self.engine.whole(list(bucket.values())):
+                for name, parameter in bucket.items():
+                    yield name, parameter.detach().clone()
+
+    def _copy_buffers(self, network: nn.Module) -> None:
+        copies = dict(network.named_buffers())
+        for name, tensor in self._buffers(self.policy.model).items():
+            copies[name].copy_(tensor)
+
+    def _load_policy(self) -> Policy:
+        """The policy, its engine made before it: under ZeRO 3 it cannot compute otherwise."""
+        network = self._load_network()
+        with self._ranks.talking("divide the weights"):
+            self.engine = ZeroEngine(
+                network,
+                list(network.get_output_embeddings().parameters()),
+                self._settings,
+                self._train,
+                world_size=self._ranks.world_size,
+                deadline_s=self._ranks.deadline_s,
+            )
+            with torch.no_grad():
+                policy: Policy = self.engine.run(lambda: self._policy_of(network))
+        return policy
+
+    def _load_network(self) -> PreTrainedModel:
+        device = device_of(self._ranks.rank)
+        if self._settings.zero_stage < 3:
+            whole = load_model(self._config.model_copy(update={"dtype": "float32"}), self._seed)
+            return whole.to(device)
+        network, self._plan = load_divided(self._config, self._seed, self._ranks, device, self._divider())
+        return network
+
+    def _divider(self) -> Divide:
+        settings = settings_of_deepspeed(self._settings, self._train)
+        return parameter_divider(device_of(self._ranks.rank), self._ranks.deadline_s, settings)
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.policy.model.named_parameters() if p.requires_grad]
 
-    def _buffers(self) -> dict[str, Tensor]:
+    def _buffers(self, network: nn.Module) -> dict[str, Tensor]:
         """Persistent ones, which ZeRO leaves whole."""
-        return {n: b for n, b in self.policy.model.named_buffers() if n in self._persistent}
+        return {n: b for n, b in network.named_buffers() if n in self._persistent}
 
-    def _buckets(self) -> Iterator[dict[str, nn.Parameter]]:
+    def _buckets(self, network: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
         """All parameters by name, in groups of bounded size that are gathered together."""
         bucket: dict[str, nn.Parameter] = {}
         size = 0
-        for name, parameter in self.policy.model.named_parameters():
+        for name, parameter in network.named_parameters():
             own = torch.Size(self.engine.shape(parameter)).numel() * parameter.element_size()
             if bucket and size + own > self._bucket_bytes:
                 yield bucket

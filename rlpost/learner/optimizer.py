@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +11,20 @@ from torch import Tensor, nn
 from rlpost.config.schema import TrainConfig
 
 
-def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
+def build_optimizer(
+    model: nn.Module, train: TrainConfig, shape: Callable[[Tensor], Sequence[int]] = lambda p: p.shape
+) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019) over the trainable parameters.
 
     Weight decay leaves vectors alone: biases and the gains of norms.
+
+    Args:
+        shape: of a parameter when it is whole.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "decays": True},
-        {"params": [p for p in parameters if p.ndim < 2], "decays": False},
+        {"params": [p for p in parameters if len(shape(p)) >= 2], "decays": True},
+        {"params": [p for p in parameters if len(shape(p)) < 2], "decays": False},
     ]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
     configure_optimizer(optimizer, train)

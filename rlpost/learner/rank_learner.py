@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -34,6 +35,9 @@ from rlpost.models import load_model, load_tokenizer
 from rlpost.weights.bundle import WeightBundle
 from rlpost.weights.shared_weights import SharedWeights
 from rlpost.weights.transfer import policy_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SIGNALS = frozenset({"old_logprob", "ref_logprob", "entropy"})
 BLANK = ModelInputs((torch.zeros(1, dtype=torch.int64),), (torch.zeros(1, dtype=torch.int64),))
@@ -79,8 +83,7 @@ class RankLearner(ABC):
         if "ref_logprob" in names:
             if self.reference is None:
                 raise ValueError("this stage was started without a reference model")
-            limit = self._train.tokens_per_microbatch
-            found["ref_logprob"] = self.reference.all_logprobs(inputs, temperature, limit)[0]
+            found["ref_logprob"] = self._reference_logprobs(self.reference, inputs, temperature)
         return {name: found[name].float() for name in names}
 
     def update(
@@ -190,10 +193,7 @@ class RankLearner(ABC):
         updates = saved_updates(directory, reference=self.reference is not None)
         self._set_weights(saved_tensors(directory / WEIGHTS, shapes))
         if self.reference is not None:
-            saved = saved_tensors(directory / REFERENCE, shapes)
-            with torch.no_grad():
-                for name, tensor in policy_tensors(self.reference.model).items():
-                    tensor.copy_(saved[name])
+            self._set_reference(self.reference, saved_tensors(directory / REFERENCE, shapes))
         self._set_moments(read_tensors(directory / OPTIMIZER))
         restore_rng(directory)
         self.updates = updates
@@ -295,17 +295,33 @@ class RankLearner(ABC):
     def _load_policy(self) -> Policy:
         config = self._config
         network = load_model(config.model_copy(update={"dtype": "float32"}), self._seed)
+        return self._policy_of(network.to(device_of(self._ranks.rank)))
+
+    def _policy_of(self, network: PreTrainedModel) -> Policy:
         return Policy(
-            network.to(device_of(self._ranks.rank)),
-            compute_dtype=getattr(torch, config.dtype),
+            network,
+            compute_dtype=getattr(torch, self._config.dtype),
             layout=self._train.layout,
-            gradient_checkpointing=config.gradient_checkpointing,
+            gradient_checkpointing=self._config.gradient_checkpointing,
         )
+
+    def _reference_logprobs(self, reference: Policy, inputs: ModelInputs, temperature: float) -> Tensor:
+        return reference.all_logprobs(inputs, temperature, self._train.tokens_per_microbatch)[0]
+
+    def _reference_weights(self, reference: Policy) -> dict[str, Tensor] | None:
+        """The whole weights on rank 0; None or all of them on other ranks, all of which must call."""
+        return policy_tensors(reference.model)
+
+    @torch.no_grad()
+    def _set_reference(self, reference: Policy, saved: Mapping[str, Tensor]) -> None:
+        """Take up whole weights by name; every rank passes all of them."""
+        for name, tensor in policy_tensors(reference.model).items():
+            tensor.copy_(saved[name])
 
     def _write_state(self, directory: Path) -> None:
         weights, moments = self._weights(), self._moments()
+        reference = None if self.reference is None else self._reference_weights(self.reference)
         if weights is not None and moments is not None:
-            reference = None if self.reference is None else policy_tensors(self.reference.model)
             save_state(directory, weights=weights, moments=moments, updates=self.updates, reference=reference)
 
     def _fault(self, loss: float) -> str | None:

@@ -1,0 +1,116 @@
+"""A model that is divided as it is loaded, on gloo ranks of ZeRO 3."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from divided_process import BUCKET_MIB, model_config
+from learner_batches import model_inputs, train
+from safetensors.torch import load_file
+
+from rlpost.learner import TorchLearner
+from rlpost.models import build_shell, load_model
+
+PROCESS = Path(__file__).with_name("divided_process.py")
+
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+
+
+def run_ranks(world_size: int, arguments: list[str], folder: Path) -> list[tuple[int, str]]:
+    """Every rank's exit status and output."""
+    folder.mkdir()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(PROCESS), str(rank), str(world_size), *arguments, str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+    try:
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
+
+
+@needs_deepspeed
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("saved", "tied", "layers", "world_size"), [(torch.bfloat16, True, 12, 4), (None, False, 2, 2)]
+)
+def test_every_rank_of_zero_3_has_the_files_weights_and_none_but_the_first_ever_held_them(
+    saved, tied, layers, world_size, tmp_path
+):
+    config = model_config("tiny", layers, tied)
+    if saved is not None:
+        load_model(config, 3).to(saved).save_pretrained(tmp_path / "model")
+        config = config.model_copy(update={"init": str(tmp_path / "model")})
+    folder = tmp_path / "ranks"
+    ends = run_ranks(world_size, [config.init, str(layers), "tied" if tied else "untied"], folder)
+    assert [status for status, _ in ends] == [0] * world_size, "\n".join(output for _, output in ends)
+
+    needed = load_model(config, 3)
+    parameters, buffers = dict(needed.named_parameters()), dict(needed.named_buffers())
+    assert ("lm_head.weight" in parameters) == (not tied)
+    for rank in range(world_size):
+        for name in ("policy", "reference"):
+            found = load_file(folder / f"{name}-{rank}.safetensors")
+            assert found.keys() == parameters.keys()
+            assert all(torch.equal(found[name], tensor) for name, tensor in parameters.items())
+        found = load_file(folder / f"buffers-{rank}.safetensors")
+        assert found.keys() == buffers.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in buffers.items())
+
+    learner = TorchLearner(config, train(), seed=3, reference=True)
+    theirs = learner.signals(model_inputs(seed=5), ["ref_logprob"], 0.8)["ref_logprob"]
+    ours = load_file(folder / "signals.safetensors")["ref_logprob"]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+    whole = sum(tensor.nbytes for tensor in parameters.values())
+    # What is sent and gathered exists several times for a moment; how much that is does not grow with the
+    # model, so that the larger one shows that no rank held it, and the smaller one would show nothing.
+    some_buckets = 8 * BUCKET_MIB * 2**20
+    assert (whole > 5 * some_buckets) == (layers == 12)
+    if layers < 12:
+        return
+    for rank in range(1, world_size):
+        peaks = json.loads((folder / f"peaks-{rank}.json").read_text())
+        # The policy's parts, then the reference's.
+        for name in ("load_divided", "fill"):
+            assert peaks[name] < whole / world_size + some_buckets, (rank, name)
+        for name in ("save", "export"):
+            assert peaks[name] < some_buckets, (rank, name)
+
+
+@needs_deepspeed
+@pytest.mark.cluster
+def test_a_model_that_the_first_rank_cannot_load_is_refused_by_every_rank(tmp_path):
+    ends = run_ranks(2, [str(tmp_path / "nothing"), "2", "tied"], tmp_path / "ranks")
+    assert all(status == 1 for status, _ in ends)
+    assert all("cannot load" in output or "cannot be loaded" in output for _, output in ends)
+
+
+def test_a_shell_has_the_models_modules_and_buffers_and_no_weights(tmp_path):
+    state = torch.get_rng_state()
+    for tied in (True, False):
+        config = model_config("tiny", 2, tied)
+        needed = load_model(config)
+        needed.save_pretrained(tmp_path / str(tied))
+        for init in ("tiny", str(tmp_path / str(tied))):
+            shell = build_shell(config.model_copy(update={"init": init}))
+            shapes = {name: p.shape for name, p in needed.named_parameters()}
+            assert {name: p.shape for name, p in shell.named_parameters()} == shapes
+            assert all(p.is_meta for p in shell.parameters())
+            assert all(
+                torch.equal(ours, theirs)
+                for ours, theirs in zip(shell.buffers(), needed.buffers(), strict=True)
+            )
+            assert not shell.training
+    assert torch.equal(torch.get_rng_state(), state)
