@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -10,7 +11,8 @@ import pytest
 import yaml
 
 from rlpost import cli
-from rlpost.errors import RolloutError
+from rlpost.cluster.ray_group import RemoteTracebackError
+from rlpost.errors import ActorLostError, RlpostError, RolloutError
 
 
 @pytest.fixture
@@ -124,6 +126,30 @@ def test_an_interrupted_training_says_how_to_resume(rlpost, monkeypatch):
     assert status == 130
     resume = "rlpost train configs/quickstart.yaml 'data.instruction=say it' --output 'my run' --resume"
     assert err == f"\ninterrupted; resume with: {resume}\n"
+
+
+def test_a_terminated_training_says_how_to_resume(rlpost, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("rlpost.training.run.train", lambda *_: signal.raise_signal(signal.SIGTERM))
+    status, _, err = rlpost("train", "configs/quickstart.yaml")
+    assert status == 143
+    assert err == "\nended by SIGTERM; resume with: rlpost train configs/quickstart.yaml --resume\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("kind", "shown"), [(RlpostError, True), (ActorLostError, False)])
+def test_what_nobody_raised_on_purpose_shows_its_remote_traceback_before_the_message(
+    rlpost, monkeypatch, kind, shown
+):
+    def fail(*_):
+        raise kind("learner 0 failed", found="ZeroDivisionError: by zero") from RemoteTracebackError("frames")
+
+    monkeypatch.setattr("rlpost.training.run.train", fail)
+    status, _, err = rlpost("train", "configs/quickstart.yaml")
+    assert status == 1
+    assert err == ("frames\n" if shown else "") + (
+        "error: learner 0 failed\n  found:  ZeroDivisionError: by zero\n"
+    )
 
 
 def test_a_dry_run_prints_the_resolved_recipe_and_the_plan_as_one_yaml_document(rlpost, tmp_path):
