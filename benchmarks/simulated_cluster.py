@@ -18,6 +18,7 @@ import torch
 from rlpost.cluster import InlineGroup
 from rlpost.cluster.group import ActorFacts, Call
 from rlpost.data.trajectory import Prompt, RewardResult, Trajectory, Turn
+from rlpost.rollout.engine import Receivers
 from rlpost.rollout.worker import RolloutTask, WorkerReport
 from rlpost.weights import TransferReceipt, WeightBundle
 
@@ -135,7 +136,9 @@ class SimulatedGroup:
     def _answer(self, member: int, method: str, args: tuple[Any, ...]) -> Any:
         if method == "probe":
             return [(-1.0,) * (len(sequence) - 1) for sequence in args[0]]
-        if method in ("configure", "sleep", "wake", "policy_version"):
+        if method == "receivers":
+            return Receivers(1, "cpu")
+        if method in ("configure", "sleep", "wake"):
             return None
         return getattr(self.members[member], method)(*args)
 

@@ -82,6 +82,10 @@ class WeightTransferError(RlpostError):
     """A weight transfer failed its proofs: version, checksum or probe."""
 
 
+class BrokenTransferError(WeightTransferError):
+    """Processes that exchange weights lost each other; which of them is to blame, others know."""
+
+
 class ScoringError(RlpostError):
     """The scoring workers cannot go on, or too large a share of samples failed to score."""
 

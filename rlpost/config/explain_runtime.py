@@ -107,9 +107,22 @@ def _proofs(config: RunConfig) -> str:
     weights = config.weights
     probed = "every one" if weights.probe_every == 1 else f"the first and one in {weights.probe_every}"
     return (
-        "each transfer to an engine is proven by its version and a checksum of every tensor,\n"
+        f"{_way(config)}each transfer to an engine is proven by its version and a checksum of every tensor,\n"
         f"{probed} also by log-probs of a probe, at most {probe_tolerance(config):g} nats apart"
     )
+
+
+def _way(config: RunConfig) -> str:
+    if config.cluster.mode == "inline":
+        return ""
+    memory, copies = "engines read the learner's memory", "Ray carries a copy to each engine"
+    broadcast = "the learner sends to all at the same time"
+    chosen = config.weights.transport
+    if chosen != "auto":
+        return {"shared_memory": memory, "object_store": copies, "broadcast": broadcast}[chosen] + ";\n"
+    if config.cluster.placement == "colocated":
+        return f"on one host {memory}, on several {copies};\n"
+    return f"where engines have accelerators or other hosts, {broadcast};\nelse {memory};\n"
 
 
 def _failures(config: RunConfig) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rlpost.config import engine_rules, learner_rules, schedule_rules, size_rules
+from rlpost.config import engine_rules, learner_rules, schedule_rules, size_rules, transport_rules
 from rlpost.config.plugins import load_parts
 from rlpost.config.problems import Problem
 from rlpost.config.schema import DataConfig, RewardConfig, RunConfig, StageConfig
@@ -262,6 +262,8 @@ RULES: tuple[Rule, ...] = (
     schedule_rules.staleness_is_of_rollouts,
     schedule_rules.shared_accelerators_take_turns,
     more_processes_need_ray,
+    transport_rules.weights_travel_between_processes,
+    transport_rules.a_broadcast_is_between_accelerators,
     learner_rules.zero_options_are_read,
     learner_rules.what_is_offloaded_is_divided,
     size_rules.the_tiny_model_is_well_formed,

@@ -273,8 +273,13 @@ class LearnerConfig(Section):
 
 
 class WeightsConfig(Section):
-    """Proofs that the engines sample from the weights that the learner sent."""
+    """The weights' way from the learner to the engines, and the proofs that they arrived."""
 
+    transport: Literal["auto", "shared_memory", "object_store", "broadcast"] = "auto"
+    """How weights reach engines in processes of their own. `shared_memory`: they read the learner's memory,
+    on one host; `object_store`: Ray carries a copy to each; `broadcast`: the learner sends to all at once,
+    over NCCL between accelerators and gloo between CPUs. `auto`: `broadcast` where workers have accelerators
+    of their own or are on other hosts, else `shared_memory` (colocated on several hosts: `object_store`)."""
     probe_every: int = Field(default=50, ge=1)
     """Transfers between two probes; the first transfer is always probed."""
     probe_tolerance: float | None = Field(default=None, gt=0)
@@ -336,6 +341,6 @@ class RunConfig(Section):
     learner: LearnerConfig = LearnerConfig()
     """What trains the policy."""
     weights: WeightsConfig = WeightsConfig()
-    """Proofs that the engines sample from the weights that the learner sent."""
+    """The weights' way from the learner to the engines, and the proofs that they arrived."""
     monitor: MonitorConfig = MonitorConfig()
     """What a run writes beside its metrics."""

@@ -15,7 +15,9 @@ from torch import Tensor
 from rlpost.config.schema import TrainConfig
 from rlpost.data.collate import ModelInputs
 from rlpost.estimator import Objective, Prepared
+from rlpost.learner.weight_export import Offer
 from rlpost.weights.bundle import WeightBundle
+from rlpost.weights.communicator import Meeting
 
 
 class Learner(Protocol):
@@ -51,6 +53,33 @@ class Learner(Protocol):
         Args:
             shared: leave the tensors in shared memory of rank 0's process and describe them in the
                 bundle, for engines on the same host; good until the second export after this one.
+        """
+        ...
+
+    def offer_weights(self, local: bool, deadline_s: float) -> Offer | None:
+        """Wait for engines that are to receive the weights together; rank 0 says where, and what is to come.
+
+        Args:
+            local: all engines are on this host.
+            deadline_s: longest wait for them, here and in the calls that follow.
+        """
+        ...
+
+    def join_broadcast(self, meeting: Meeting) -> None:
+        """Meet the engines, which join at the same time; after `offer_weights`, on all ranks.
+
+        Raises:
+            BrokenTransferError: not all of them came.
+        """
+        ...
+
+    def send_weights(self, version: int) -> WeightBundle | None:
+        """Send a snapshot of the weights to the engines, while all of them receive; on all ranks.
+
+        On rank 0, the bundle has fingerprints of what was sent, and tensors without contents.
+
+        Raises:
+            BrokenTransferError: an engine is gone or too late; `offer_weights` is next.
         """
         ...
 

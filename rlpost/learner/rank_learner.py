@@ -31,9 +31,11 @@ from rlpost.learner.optimizer import learning_rate
 from rlpost.learner.policy import Policy
 from rlpost.learner.ranks import Ranks
 from rlpost.learner.replay_batch import ReplayBatch, save_batch
+from rlpost.learner.weight_export import Offer, WeightExport
 from rlpost.models import load_model, load_tokenizer
 from rlpost.weights.bundle import WeightBundle
-from rlpost.weights.shared_weights import SharedWeights
+from rlpost.weights.communicator import Meeting
+from rlpost.weights.places import plan_places
 from rlpost.weights.transfer import policy_tensors
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class RankLearner(ABC):
         self.policy = self._load_policy()
         self.reference: Policy | None = None
         self.updates = 0
-        self._shared: SharedWeights | None = None
+        self._export = WeightExport(ranks.rank, getattr(torch, model.dtype))
 
     def signals(self, inputs: ModelInputs, names: Sequence[str], temperature: float) -> dict[str, Tensor]:
         """Per-token signals [N] (float32, CPU) for this rank's rows, without gradient.
@@ -147,16 +149,25 @@ class RankLearner(ABC):
 
     def export_weights(self, version: int, shared: bool = False) -> WeightBundle | None:
         """A snapshot of the policy's weights, in `model.dtype`, under the driver's version number."""
-        dtype = getattr(torch, self._config.dtype)
-        if not shared:
-            weights = self._weights(dtype, copied=True)
-            return None if weights is None else WeightBundle.of(version, weights)
-        if self._ranks.rank:
-            for _ in self._pieces():
-                pass
-            return None
-        self._shared = self._shared or SharedWeights()
-        return self._shared.export(version, self._pieces(), dtype)
+        if shared:
+            return self._export.to_shared_memory(version, self._pieces())
+        weights = self._weights(getattr(torch, self._config.dtype), copied=True)
+        return None if weights is None else WeightBundle.of(version, weights)
+
+    def offer_weights(self, local: bool, deadline_s: float) -> Offer | None:
+        """Where engines can join a broadcast of the weights, and what they will be sent; on rank 0."""
+        own, dtype = policy_tensors(self.policy.model), getattr(torch, self._config.dtype)
+        whole = {n: torch.empty(s, dtype=own[n].dtype, device="meta") for n, s in self._shapes().items()}
+        places = plan_places({name: whole[name] for name in own}, 0, dtype)
+        return self._export.offer(places, self.policy.device.type, local=local, deadline_s=deadline_s)
+
+    def join_broadcast(self, meeting: Meeting) -> None:
+        """Meet the engines; all ranks are called, the first one joins."""
+        self._export.join(meeting)
+
+    def send_weights(self, version: int) -> WeightBundle | None:
+        """Send the policy's weights to the engines that joined, all of which must be receiving."""
+        return self._export.send(version, self._pieces())
 
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
         """Log-probs (temperature 1) of tokens 1.. of each sequence, as in `Engine.probe`."""

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from rlpost.data.trajectory import FinishReason
 from rlpost.errors import RolloutError, WeightTransferError
+from rlpost.weights.broadcast import Seat
 from rlpost.weights.bundle import TransferReceipt, WeightBundle
 
 
@@ -70,6 +71,18 @@ class Sample:
     versions: tuple[int, ...]
     finish_reason: FinishReason
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receivers:
+    """An engine's processes that take weights from a broadcast.
+
+    Attributes:
+        device: torch's name of the kind they hold the model on, such as "cuda".
+    """
+
+    processes: int
+    device: str
 
 
 class Engine(Protocol):
@@ -147,6 +160,30 @@ class Engine(Protocol):
         """
         ...
 
+    def receivers(self) -> Receivers:
+        """Who would take part in a broadcast of weights."""
+        ...
+
+    def join_broadcast(self, seat: Seat) -> None:
+        """Meet the learner and the other engines; before the first `receive_weights`, and again when one of
+        them was replaced.
+
+        Raises:
+            WeightTransferError: the learner's tensors are not the model's (nobody was waited for), or the
+                others did not come.
+        """
+        ...
+
+    def receive_weights(self, version: int) -> TransferReceipt:
+        """As `load_weights`, for weights that the learner sends to all engines at the same time.
+
+        The receipt has fingerprints of what arrived.
+
+        Raises:
+            WeightTransferError: the transfer broke off; then the version is -1.
+        """
+        ...
+
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
         """Log-probs (temperature 1, unprocessed) of tokens 1.. of each given sequence.
 
@@ -195,13 +232,13 @@ def generate_all(engine: Engine, requests: Sequence[SampleRequest]) -> list[Samp
     return [done[request.id] for request in requests]
 
 
-def refuse_older_weights(engine: Engine, bundle: WeightBundle) -> None:
+def refuse_older_weights(engine: Engine, version: int) -> None:
     """Raise WeightTransferError for weights with which the versions of a running response would decrease."""
-    if engine.unfinished and bundle.version < engine.version:
+    if engine.unfinished and version < engine.version:
         raise WeightTransferError(
             "responses cannot go on with an older policy version",
             where="load_weights",
-            found=f"version {bundle.version}, and {engine.unfinished} unfinished requests",
+            found=f"version {version}, and {engine.unfinished} unfinished requests",
             needed=f"version {engine.version} or later",
             remedy="abort the requests first",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlpost.errors import ConfigError, RolloutError, WeightTransferError
 from rlpost.rollout.engine import (
+    Receivers,
     Sample,
     SampleRequest,
     SamplingSettings,
@@ -22,7 +23,9 @@ from rlpost.rollout.engine import (
 )
 from rlpost.rollout.request_checks import check_requests
 from rlpost.rollout.stop import TextView
+from rlpost.weights.broadcast import Receiver, Seat, blank_tensors, refuse_other_tensors
 from rlpost.weights.bundle import TransferReceipt, WeightBundle, checksum
+from rlpost.weights.fingerprints import fingerprints
 from rlpost.weights.transfer import policy_tensors
 
 if TYPE_CHECKING:
@@ -72,6 +75,7 @@ class TorchEngine:
         self._eos_ids = eos_token_ids(model, tokenizer)
         self._keep_last = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._decoder: Decoder | None = None
+        self._receiver: Receiver | None = None
         self._tokens = 0
         self._asleep, self._has_weights = False, True
         self._prove_decoding()
@@ -138,21 +142,36 @@ class TorchEngine:
                 Nothing was copied.
         """
         self._require_awake()
-        refuse_older_weights(self, bundle)
+        refuse_older_weights(self, bundle.version)
         own = policy_tensors(self._model)
         refuse_other_names(own.keys(), bundle)
         for name, tensor in bundle.tensors.items():
             _check_same_kind(name, tensor, own[name])
-        # Should copying break off, no half-new model may pass for any version.
-        self._version, self._has_weights = -1, False
-        with torch.no_grad():
-            for name, tensor in bundle.tensors.items():
-                own[name].copy_(tensor)
-        if self._decoder is not None:
-            with torch.inference_mode():
-                self._decoder.refresh(bundle.version)
-        self._version, self._has_weights = bundle.version, True
+        self._replace_weights(bundle.version, bundle.tensors.items())
         return TransferReceipt(self._version, {name: checksum(tensor) for name, tensor in own.items()})
+
+    def receivers(self) -> Receivers:
+        """This process."""
+        return Receivers(1, self.device.type)
+
+    def join_broadcast(self, seat: Seat) -> None:
+        """Meet the learner and the other engines; see `Engine.join_broadcast`."""
+        self._require_awake()
+        own, announced = policy_tensors(self._model), blank_tensors(seat.places)
+        refuse_other_tensors(announced, own)
+        for name, tensor in announced.items():
+            _check_same_kind(name, tensor, own[name])
+        self._leave_broadcast()
+        self._receiver = Receiver(seat)
+
+    def receive_weights(self, version: int) -> TransferReceipt:
+        """Copy what the learner sends into the engine's model; see `Engine.receive_weights`."""
+        self._require_awake()
+        refuse_older_weights(self, version)
+        if self._receiver is None:
+            raise WeightTransferError("the torch engine is in no broadcast", needed="join_broadcast first")
+        self._replace_weights(version, (pair for b in self._receiver.buckets() for pair in b.items()))
+        return TransferReceipt(self._version, fingerprints(policy_tensors(self._model)))
 
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
         """Log-probs (temperature 1, unprocessed, nats) of tokens 1.. of each given sequence."""
@@ -176,6 +195,7 @@ class TorchEngine:
     def close(self) -> None:
         """Forget all requests."""
         self.abort()
+        self._leave_broadcast()
 
     def next_logits(
         self, token_BT: Tensor, position_BT: Tensor, cache: Cache, mask: Tensor | None = None
@@ -200,6 +220,23 @@ class TorchEngine:
         logits_TV = self._model(input_ids=token_1T, use_cache=False).logits[0, :-1].float()
         logprob_TV = torch.log_softmax(logits_TV, dim=-1)
         return tuple(logprob_TV.gather(-1, token_1T[0, 1:, None])[:, 0].tolist())
+
+    def _replace_weights(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        own = policy_tensors(self._model)
+        # Should copying break off, no half-new model may pass for any version.
+        self._version, self._has_weights = -1, False
+        with torch.no_grad():
+            for name, tensor in tensors:
+                own[name].copy_(tensor)
+        if self._decoder is not None:
+            with torch.inference_mode():
+                self._decoder.refresh(version)
+        self._version, self._has_weights = version, True
+
+    def _leave_broadcast(self) -> None:
+        if self._receiver is not None:
+            self._receiver.close()
+            self._receiver = None
 
     def _require_awake(self) -> None:
         if self._asleep:

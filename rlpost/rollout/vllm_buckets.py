@@ -1,4 +1,4 @@
-"""Buckets: what vLLM's processes are told of weights in shared memory, and how they read them there."""
+"""Buckets: what vLLM's processes are told of weights that come, and how they read them in shared memory."""
 
 from __future__ import annotations
 
@@ -47,6 +47,17 @@ class SharedBuffer(OwnedMemory):
             yield self.finish(), bucket
 
 
+def broadcast_updates(places: Sequence[Place], limit: int = BUCKET_BYTES) -> Iterator[dict[str, list[Any]]]:
+    """What each call of `update_weights` says of weights that the learner broadcasts: no region."""
+    for bucket in cut_places(places, limit):
+        yield {"region": [], "places": [list(astuple(place)) for place in bucket]}
+
+
+def as_places(fields: Sequence[Sequence[Any]]) -> list[Place]:
+    """The places of an update."""
+    return [Place(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in fields]
+
+
 def read_update(region: Sequence[Any], places: Sequence[Sequence[Any]]) -> dict[str, tuple[Tensor, int]]:
     """The receiver's own copies, on the CPU, of the tensors of one update, each with its checksum.
 
@@ -56,9 +67,9 @@ def read_update(region: Sequence[Any], places: Sequence[Sequence[Any]]) -> dict[
     found = {}
     described = Region(*region)
     memory = map_region(described)
-    for name, dtype, shape, offset in places:
-        shared = tensor_at(Place(name, dtype, tuple(shape), offset), memory)
+    for place in as_places(places):
+        shared = tensor_at(place, memory)
         own = torch.empty_like(shared)
-        found[name] = own, copy_with_checksum(shared, own)
+        found[place.name] = own, copy_with_checksum(shared, own)
     check_region(described, memory)
     return found

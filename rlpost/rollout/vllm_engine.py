@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rlpost.config.schema import ModelConfig, VLLMConfig
 from rlpost.errors import EngineLostError, RlpostError, RolloutError, WeightTransferError
 from rlpost.rollout.engine import (
+    Receivers,
     Sample,
     SampleRequest,
     generate_all,
@@ -21,19 +22,23 @@ from rlpost.rollout.engine import (
 )
 from rlpost.rollout.request_checks import check_requests
 from rlpost.rollout.stop import TextView
-from rlpost.rollout.vllm_buckets import SharedBuffer
+from rlpost.rollout.vllm_buckets import SharedBuffer, broadcast_updates
 from rlpost.rollout.vllm_calls import Beat, EngineCalls, unlink_shared_memory
 from rlpost.rollout.vllm_requests import VLLMRequests
 from rlpost.rollout.vllm_responses import Response, check_temperature
 from rlpost.rollout.vllm_start import engine_arguments, is_on_cpu, model_shell, start_environment
-from rlpost.rollout.vllm_transfer import check_shapes, transfer
+from rlpost.rollout.vllm_transfer import check_shapes, join, transfer
 from rlpost.versions import require
+from rlpost.weights.broadcast import Seat, blank_tensors, refuse_other_tensors
 from rlpost.weights.bundle import TransferReceipt, WeightBundle
+from rlpost.weights.places import Place
 
 if TYPE_CHECKING:
     from vllm.v1.engine.llm_engine import LLMEngine
 
 T = TypeVar("T")
+
+_TRANSFERS = ("load_weights", "join_broadcast", "receive_weights")
 
 
 class VLLMEngine:
@@ -78,6 +83,7 @@ class VLLMEngine:
         self._version = -1
         self._has_weights, self._asleep = False, False
         self._given: list[int] = []
+        self._announced: tuple[Place, ...] = ()
         self._buffer = SharedBuffer()
         self._calls = EngineCalls("the vLLM engine")
         self._end = weakref.finalize(self, _end, self._calls, self._buffer, self._folder)
@@ -144,15 +150,29 @@ class VLLMEngine:
                 was sent); or vLLM did not take the weights, and the engine was ended.
         """
         self._require_awake()
-        refuse_older_weights(self, bundle)
+        refuse_older_weights(self, bundle.version)
         refuse_other_names(self._shell.shapes.keys(), bundle)
-        check_shapes(bundle, self._shell.shapes)
-        # Should the transfer break off, no half-new model may pass for any version.
-        self._version, self._has_weights = -1, False
-        received = self._call("load_weights", lambda beat: transfer(self._engine, self._buffer, bundle, beat))
-        self._version, self._has_weights = bundle.version, True
-        self._given.append(bundle.version)
-        return TransferReceipt(self._version, received)
+        check_shapes(bundle.tensors, self._shell.shapes)
+        return self._replace_weights("load_weights", bundle.version, self._buffer.updates(bundle.tensors))
+
+    def receivers(self) -> Receivers:
+        """The processes that hold a part of the model each."""
+        return Receivers(self._options.tensor_parallel, "cpu" if is_on_cpu() else "cuda")
+
+    def join_broadcast(self, seat: Seat) -> None:
+        """Meet the learner and the other engines; see `Engine.join_broadcast`."""
+        self._require_awake()
+        announced = blank_tensors(seat.places)
+        refuse_other_tensors(announced, self._shell.shapes)
+        check_shapes(announced, self._shell.shapes)
+        self._call("join_broadcast", lambda _: join(self._engine, seat))
+        self._announced = seat.places
+
+    def receive_weights(self, version: int) -> TransferReceipt:
+        """Have every vLLM process take what the learner sends; see `Engine.receive_weights`."""
+        self._require_awake()
+        refuse_older_weights(self, version)
+        return self._replace_weights("receive_weights", version, broadcast_updates(self._announced))
 
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
         """Log-probs (temperature 1, unprocessed, nats) of tokens 1.. of each given sequence.
@@ -233,6 +253,16 @@ class VLLMEngine:
         self._positions = min(length, self._positions or length)
         return engine
 
+    def _replace_weights(
+        self, call: str, version: int, updates: Iterable[dict[str, list[Any]]]
+    ) -> TransferReceipt:
+        # Should the transfer break off, no half-new model may pass for any version.
+        self._version, self._has_weights = -1, False
+        received = self._call(call, lambda beat: transfer(self._engine, version, updates, beat))
+        self._version, self._has_weights = version, True
+        self._given.append(version)
+        return TransferReceipt(version, received)
+
     def _require_awake(self) -> None:
         if self._asleep:
             raise RolloutError("the vLLM engine is asleep", where="rollout.engine", needed="wake first")
@@ -253,7 +283,7 @@ class VLLMEngine:
         except Exception as error:
             # After an error of its own, what vLLM still has in its queues is unknown.
             self._end()
-            kind = WeightTransferError if what == "load_weights" else RolloutError
+            kind = WeightTransferError if what in _TRANSFERS else RolloutError
             raise kind(
                 f"the vLLM engine failed in {what}", found=f"{type(error).__name__}: {str(error).strip()}"
             ) from error

@@ -3,7 +3,7 @@
 PROCESS_MODULE = "rlpost.rollout.vllm_process"
 """The module that vLLM's processes import."""
 
-BACKEND = "rlpost_shared_memory"
+BACKEND = "rlpost"
 """The weight-transfer backend that it registers."""
 
 OWNER_VARIABLE = "RLPOST_ENGINE_OWNER"

@@ -24,21 +24,33 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
-from rlpost.rollout.vllm_buckets import read_update
+from rlpost.rollout.vllm_buckets import as_places, read_update
 from rlpost.rollout.vllm_names import BACKEND, OWNER_VARIABLE, VOCABULARY_KEY
+from rlpost.weights.broadcast import Receiver, Seat
+from rlpost.weights.communicator import Meeting
+from rlpost.weights.fingerprints import fingerprints
+from rlpost.weights.places import Place
 
 
 @dataclass
-class NoInitInfo(WeightTransferInitInfo):
-    """There is nothing to agree on beforehand."""
+class JoinInfo(WeightTransferInitInfo):
+    """Where the learner and all engines meet; not needed for shared memory.
+
+    Attributes:
+        meeting: the fields of `Meeting`.
+        rank: of the engine's first process.
+    """
+
+    meeting: Sequence[Any]
+    rank: int
 
 
 @dataclass
 class BucketInfo(WeightTransferUpdateInfo):
-    """One bucket in shared memory.
+    """One bucket.
 
     Attributes:
-        region: the fields of `Region`.
+        region: the fields of `Region`; empty for a bucket that the learner broadcasts.
         places: the fields of `Place`, for each tensor.
     """
 
@@ -46,15 +58,15 @@ class BucketInfo(WeightTransferUpdateInfo):
     places: Sequence[Sequence[Any]]
 
 
-class SharedMemoryTransfer(WeightTransferEngine[NoInitInfo, BucketInfo]):
-    """Loads buckets from shared memory with vLLM's layer-wise reload, and keeps what it saw to report.
+class PolicyTransfer(WeightTransferEngine[JoinInfo, BucketInfo]):
+    """Loads buckets with vLLM's layer-wise reload, and keeps what it saw to report.
 
     vLLM's layers repack what they are given (fused projections, kernel layouts), so a checksum of
     the model's own memory could not be compared with the learner's. Checksums are of the copies
     that this process handed to vLLM; that vLLM loaded each parameter is checked by name.
     """
 
-    init_info_cls = NoInitInfo
+    init_info_cls = JoinInfo
     update_info_cls = BucketInfo
     supports_draft_weight_update = False
 
@@ -63,9 +75,14 @@ class SharedMemoryTransfer(WeightTransferEngine[NoInitInfo, BucketInfo]):
         self.received: dict[str, int] = {}
         self._loaded: set[str] = set()
         self._parameters: set[str] = set()
+        self._receiver: Receiver | None = None
 
-    def init_transfer_engine(self, init_info: NoInitInfo) -> None:
-        """Nothing to do."""
+    def init_transfer_engine(self, init_info: JoinInfo) -> None:
+        """Meet the learner and all engines' processes."""
+        self.shutdown()
+        parallel = self.parallel_config
+        own = parallel.data_parallel_index * parallel.world_size + parallel.rank
+        self._receiver = Receiver(Seat(Meeting(*init_info.meeting), init_info.rank + own, ()))
 
     def start_weight_update(self) -> None:
         """Prepare every layer to be loaded anew."""
@@ -78,9 +95,14 @@ class SharedMemoryTransfer(WeightTransferEngine[NoInitInfo, BucketInfo]):
     def receive_weights(self, update_info: BucketInfo) -> None:
         """Load one bucket."""
         # vLLM may keep a tensor until the rest of its layer has come, in a later bucket.
-        copies = read_update(update_info.region, update_info.places)
-        self.received |= {name: checksum for name, (_, checksum) in copies.items()}
-        on_device = ((name, tensor.to(self.device)) for name, (tensor, _) in copies.items())
+        if update_info.region:
+            copies = read_update(update_info.region, update_info.places)
+            self.received |= {name: checksum for name, (_, checksum) in copies.items()}
+            tensors = {name: tensor for name, (tensor, _) in copies.items()}
+        else:
+            tensors = self._broadcast(as_places(update_info.places))
+            self.received |= fingerprints(tensors)
+        on_device = ((name, tensor.to(self.device)) for name, tensor in tensors.items())
         self._loaded |= self.model.load_weights(on_device)
 
     def finish_weight_update(self) -> None:
@@ -97,7 +119,15 @@ class SharedMemoryTransfer(WeightTransferEngine[NoInitInfo, BucketInfo]):
         repack_heads(self.model)
 
     def shutdown(self) -> None:
-        """Nothing to do."""
+        """Leave the broadcast."""
+        if self._receiver is not None:
+            self._receiver.close()
+            self._receiver = None
+
+    def _broadcast(self, bucket: Sequence[Place]) -> dict[str, torch.Tensor]:
+        if self._receiver is None:
+            raise RuntimeError("this process has joined no broadcast")
+        return self._receiver.receive(bucket)
 
 
 def repack_heads(model: torch.nn.Module) -> None:
@@ -117,7 +147,7 @@ def repack_heads(model: torch.nn.Module) -> None:
 class WorkerExtension:
     """Methods that vLLM adds to its worker class, for `collective_rpc`."""
 
-    weight_transfer_engine: SharedMemoryTransfer
+    weight_transfer_engine: PolicyTransfer
 
     def received_checksums(self) -> dict[str, int]:
         """The checksum by name of every tensor of the last weight update."""
@@ -166,6 +196,6 @@ def _end(owner: int, engine: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryTransfer)
+WeightTransferEngineFactory.register_engine(BACKEND, PolicyTransfer)
 if os.environ.get(OWNER_VARIABLE, str(os.getpid())) != str(os.getpid()):
     end_with_owner(int(os.environ[OWNER_VARIABLE]))

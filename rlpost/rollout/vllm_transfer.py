@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from rlpost.errors import WeightTransferError
-from rlpost.rollout.vllm_buckets import SharedBuffer
 from rlpost.rollout.vllm_calls import Beat
-from rlpost.weights.bundle import WeightBundle
+from rlpost.weights.broadcast import Seat
 
 if TYPE_CHECKING:
     from vllm.v1.engine.llm_engine import LLMEngine
 
 
-def transfer(engine: LLMEngine, buffer: SharedBuffer, bundle: WeightBundle, beat: Beat) -> dict[str, int]:
+def transfer(
+    engine: LLMEngine, version: int, updates: Iterable[dict[str, list[Any]]], beat: Beat
+) -> dict[str, int]:
     """Give every vLLM process the weights, then make running requests begin anew with all their tokens.
+
+    Args:
+        updates: what each call of vLLM's `update_weights` says.
 
     Returns:
         The checksums, by name, of what the processes received.
@@ -26,13 +33,13 @@ def transfer(engine: LLMEngine, buffer: SharedBuffer, bundle: WeightBundle, beat
     pause(engine)
     beat()
     engine.collective_rpc("start_weight_update")
-    for info in buffer.updates(bundle.tensors):
+    for info in updates:
         engine.collective_rpc("update_weights", kwargs={"update_info": info})
         beat()
     engine.collective_rpc("finish_weight_update")
     beat()
     forget_keys_and_values(engine)
-    engine.set_weight_version(str(bundle.version))
+    engine.set_weight_version(str(version))
     received: list[dict[str, int]] = engine.collective_rpc("received_checksums")
     for rank, checksums in enumerate(received):
         if checksums != received[0]:
@@ -45,9 +52,15 @@ def transfer(engine: LLMEngine, buffer: SharedBuffer, bundle: WeightBundle, beat
     return received[0]
 
 
-def check_shapes(bundle: WeightBundle, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def join(engine: LLMEngine, seat: Seat) -> None:
+    """Have every vLLM process take its place in a broadcast."""
+    info = {"meeting": list(astuple(seat.meeting)), "rank": seat.rank}
+    engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": info})
+
+
+def check_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise WeightTransferError for a tensor of another shape than the engine's."""
-    for name, tensor in bundle.tensors.items():
+    for name, tensor in tensors.items():
         if tuple(tensor.shape) != shapes[name]:
             raise WeightTransferError(
                 f"tensor {name!r} does not fit the engine's model",

@@ -12,10 +12,11 @@ import torch
 from rlpost.config.schema import ModelConfig, RolloutConfig
 from rlpost.data.trajectory import Prompt, Trajectory, Turn
 from rlpost.models import load_model, load_tokenizer
-from rlpost.rollout.engine import Engine, Sample, SampleRequest, SamplingSettings
+from rlpost.rollout.engine import Engine, Receivers, Sample, SampleRequest, SamplingSettings
 from rlpost.rollout.stepping import InlineStepper, Stepper, ThreadStepper
 from rlpost.rollout.torch_engine import TorchEngine
 from rlpost.rollout.vllm_engine import VLLMEngine
+from rlpost.weights.broadcast import Seat
 from rlpost.weights.bundle import TransferReceipt, WeightBundle
 
 
@@ -161,6 +162,18 @@ class RolloutWorker:
     def load_weights(self, bundle: WeightBundle) -> TransferReceipt:
         """Give the engine new weights, with which tasks go on; the receipt is for `WeightTransfer.check`."""
         return self._stepper.call(lambda engine: engine.load_weights(bundle))
+
+    def receivers(self) -> Receivers:
+        """Who would take part in a broadcast of weights; starts the engine."""
+        return self._stepper.call(lambda engine: engine.receivers())
+
+    def join_broadcast(self, seat: Seat) -> None:
+        """Have the engine meet the learner and the other engines."""
+        self._stepper.call(lambda engine: engine.join_broadcast(seat))
+
+    def receive_weights(self, version: int) -> TransferReceipt:
+        """Have the engine take the weights that the learner sends to all, as in `load_weights`."""
+        return self._stepper.call(lambda engine: engine.receive_weights(version))
 
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
         """The engine's log-probs of tokens 1.. of each sequence."""

@@ -14,6 +14,7 @@ from rlpost.config.schema import TrainConfig
 from rlpost.data.collate import ModelInputs
 from rlpost.estimator import Objective, Prepared, TokenBatch, token_index
 from rlpost.learner.microbatch import shard
+from rlpost.learner.weight_export import Offer
 from rlpost.weights.bundle import WeightBundle
 
 
@@ -67,6 +68,11 @@ class Learners:
         # Every rank is called, because each may hold a part of the weights; the first has them whole.
         bundle: WeightBundle = self.group.call_all("export_weights", version, shared)[0]
         return bundle
+
+    def offer(self, local: bool, deadline_s: float) -> Offer:
+        """Where workers can join a broadcast of the weights; see `Learner.offer_weights`."""
+        offer: Offer = self.group.call_all("offer_weights", local, deadline_s)[0]
+        return offer
 
     def probe(self, sequences: Sequence[tuple[int, ...]]) -> list[tuple[float, ...]]:
         answer: list[tuple[float, ...]] = self.group.call_all("probe", sequences)[0]

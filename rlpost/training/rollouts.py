@@ -101,6 +101,7 @@ class Rollouts:
     def _wait_for(self, step: int, lookahead: Lookahead) -> OpenBatch:
         reported = time.monotonic()
         while (batch := lookahead.pop(step)) is None:
+            self.workers.bring_back()
             self._turn(lookahead, SCORING_WAIT_S if self.line.busy else WAIT_S)
             if time.monotonic() - reported > self._report_every_s:
                 reported = time.monotonic()

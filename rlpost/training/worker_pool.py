@@ -30,7 +30,7 @@ class WorkerPool:
 
     Args:
         group: of `RolloutWorker`s.
-        prepare: brings a fresh member up to date before it works.
+        prepare: brings a fresh member up to date before it works; False when it cannot give it weights yet.
         report: told when a worker was replaced.
     """
 
@@ -38,7 +38,7 @@ class WorkerPool:
         self,
         group: ActorGroup,
         cluster: ClusterConfig,
-        prepare: Callable[[int], None],
+        prepare: Callable[[int], bool],
         report: Callable[[str], None],
     ) -> None:
         self.group, self._cluster, self._prepare, self._report = group, cluster, prepare, report
@@ -47,6 +47,8 @@ class WorkerPool:
         self._submits: list[Call] = []
         self._progress: dict[int, tuple[int, float]] = {}
         self._restarts = 0
+        self.without_weights: set[int] = set()
+        """Fresh members, whose tasks wait for `give_tasks`."""
         self.engaged = False
         """True within a call of this pool, which must not be disturbed by another."""
         self.replaced = self.resubmitted = 0
@@ -70,9 +72,13 @@ class WorkerPool:
             shares.setdefault(member, []).extend(group)
             heapq.heappush(loads, (load + len(group), member))
         for member in sorted(shares):
-            call = self._start(member, "submit", shares[member])
             self._tasks[member].update((task.id, task) for task in shares[member])
-            self._submits.append(call)
+            if member in self.without_weights:
+                continue
+            try:
+                self._submits.append(self.group.start(member, "submit", shares[member]))
+            except LOST as error:
+                self._replace(member, error)
 
     def poll(self, wait_s: float) -> list[Answer]:
         """What workers have finished; waits at most `wait_s` for the first.
@@ -82,7 +88,8 @@ class WorkerPool:
         """
         with self._engagement():
             for member in range(self.group.size):
-                if self._tasks[member] and member not in self._polls:
+                waits = member in self._polls or member in self.without_weights
+                if self._tasks[member] and not waits:
                     self._ask(member)
             answers: list[Answer] = []
             for call in self.group.wait([*self._submits, *self._polls.values()], wait_s):
@@ -92,32 +99,74 @@ class WorkerPool:
                     self._replace(call.member, error)
             return answers
 
-    def call_all(self, method: str, *args: object, deadline_s: float, setting: str) -> list[Any]:
+    def call_all(
+        self, method: str, *args: object, deadline_s: float, setting: str, needs_weights: bool = False
+    ) -> list[Any]:
         """Every worker's answer to the same arguments; lost workers are replaced and asked again.
 
         Args:
             setting: the configuration key behind `deadline_s`.
+            needs_weights: do not ask those in `without_weights`; None stands for their answers.
 
         Raises:
             DeadlineError: some did not answer in time; names them.
         """
         start = time.monotonic()
         answers: dict[int, Any] = {}
+        calls: dict[int, Call] = {}
+
+        def begin(member: int) -> None:
+            while not (needs_weights and member in self.without_weights):
+                try:
+                    calls[member] = self.group.start(member, method, *args)
+                    return
+                except LOST as error:
+                    self._replace(member, error)
+
         with self._engagement():
-            calls = {member: self._start(member, method, *args) for member in range(self.group.size)}
+            for member in range(self.group.size):
+                begin(member)
             while calls:
                 left = deadline_s - (time.monotonic() - start)
                 over = self.group.wait(list(calls.values()), max(0.0, left))
                 if not over and left <= 0:
                     raise _late(method, sorted(calls), deadline_s, setting)
                 for call in over:
+                    del calls[call.member]
                     try:
                         answers[call.member] = self.group.result(call)
-                        del calls[call.member]
                     except LOST as error:
                         self._replace(call.member, error)
-                        calls[call.member] = self._start(call.member, method, *args)
-        return [answers[member] for member in range(self.group.size)]
+                        begin(call.member)
+        return [answers.get(member) for member in range(self.group.size)]
+
+    def replace_all(self, error: RlpostError) -> None:
+        """Fresh members in the place of all, which counts as one restart.
+
+        Raises:
+            RlpostError: `error`, when there were too many restarts.
+        """
+        with self._engagement():
+            while True:
+                self._count(error, "fresh rollout workers take", range(self.group.size))
+                try:
+                    self.group.restart_all()
+                    for member in range(self.group.size):
+                        self._hand_over(member)
+                except LOST as again:
+                    error = again
+                    continue
+                return
+
+    def give_tasks(self) -> None:
+        """All workers have weights again: those that waited for them get their tasks."""
+        with self._engagement():
+            for member in sorted(self.without_weights):
+                self.without_weights.discard(member)
+                try:
+                    self._resubmit(member)
+                except LOST as error:
+                    self._replace(member, error)
 
     def abandon(self) -> None:
         """Forget all tasks, here and on the workers."""
@@ -200,28 +249,41 @@ class WorkerPool:
     def _replace(self, member: int, error: RlpostError) -> None:
         """A fresh member in the place of a lost one, with the same work."""
         while True:
-            self._restarts += 1
-            if self._restarts > self._cluster.max_restarts:
-                raise error
-            self.replaced += 1
-            self.resubmitted += len(self._tasks[member])
-            self._report(
-                f"{error}\n  a fresh rollout worker {member} takes over "
-                f"{len(self._tasks[member])} unfinished responses"
-            )
-            self._polls.pop(member, None)
-            self._submits = [call for call in self._submits if call.member != member]
-            self._progress.pop(member, None)
+            self._count(error, f"a fresh rollout worker {member} takes", [member])
             try:
                 self.group.restart(member)
-                self._prepare(member)
-                if self._tasks[member]:
-                    tasks = list(self._tasks[member].values())
-                    self._submits.append(self.group.start(member, "submit", tasks))
+                self._hand_over(member)
             except LOST as again:
                 error = again
                 continue
             return
+
+    def _count(self, error: RlpostError, who: str, members: Sequence[int]) -> None:
+        """Allow for a restart, or raise `error`; what the members were asked for is forgotten."""
+        self._restarts += 1
+        if self._restarts > self._cluster.max_restarts:
+            raise error
+        unfinished = sum(len(self._tasks[member]) for member in members)
+        self.replaced += len(members)
+        self.resubmitted += unfinished
+        self._report(f"{error}\n  {who} over {unfinished} unfinished responses")
+        self._submits = [call for call in self._submits if call.member not in members]
+        for member in members:
+            self._polls.pop(member, None)
+            self._progress.pop(member, None)
+
+    def _hand_over(self, member: int) -> None:
+        """Settings and weights for a fresh member, and its unfinished tasks once it has weights."""
+        if self._prepare(member):
+            self.without_weights.discard(member)
+            self._resubmit(member)
+        else:
+            self.without_weights.add(member)
+
+    def _resubmit(self, member: int) -> None:
+        if self._tasks[member]:
+            tasks = list(self._tasks[member].values())
+            self._submits.append(self.group.start(member, "submit", tasks))
 
 
 def _late(method: str, members: Sequence[int], deadline_s: float, setting: str) -> DeadlineError:

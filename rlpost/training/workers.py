@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,8 +15,8 @@ from rlpost.errors import WeightTransferError
 from rlpost.rollout.engine import Sample, SampleRequest
 from rlpost.rollout.worker import RolloutTask, sample_seed, sampling_settings
 from rlpost.training.learners import Learners
+from rlpost.training.transports import Transport, choose_transport
 from rlpost.training.worker_pool import WorkerPool
-from rlpost.weights.bundle import WeightBundle, verify_receipt
 from rlpost.weights.transfer import WeightTransfer
 
 PROBE_SEQUENCES, PROBE_TOKENS = 4, 64
@@ -47,9 +46,10 @@ class Workers:
             weights.probe_every, weights.probe_tolerance, tuple(probes[:PROBE_SEQUENCES])
         )
         self._sleeps = cluster.placement == "colocated"
-        self._asleep = self._started = False
+        self._asleep = False
         self._rollout: RolloutConfig | None = None
-        self._current: tuple[WeightBundle, Any] | None = None
+        self._learners: Learners | None = None
+        self._transport: Transport | None = None
         self._sent: set[int] = set()
         self._kept: list[Trajectory] = []
         self.version = -1
@@ -76,25 +76,16 @@ class Workers:
             self._asleep, self.version = False, -1
         if self.version == version:
             return {}
-        if not self._started:
-            # An engine loads its model when it is first asked for something, under deadlines of its own.
-            deadline_s = self._cluster.deadline_s
-            self.pool.call_all("policy_version", deadline_s=deadline_s, setting="cluster.deadline_s")
-            self._started = True
-        start = time.monotonic()
-        bundle = learners.export(version, shared=_share_memory(learners.group, self.group))
-        self._current = (bundle, self.group.share(bundle))
-        self._sent.add(version)
-        receipts = self._all("load_weights", self._current[1], since=start)
-        metrics = self.transfer.check(bundle, receipts)
-        if self.transfer.due(version):
-            sequences = self.transfer.probe_sequences
-            answers = self._all("probe", sequences, since=start)
-            gap = self.transfer.check_probe(answers, learners.probe(sequences))
-            metrics |= gap if version % self._weights.probe_every == 0 else {}
+        self._learners = learners
+        metrics = self._send(learners, version)
         self.version = version
         self.pool.forgive()
         return metrics
+
+    def bring_back(self) -> None:
+        """Send the version anew if replaced workers wait for it; only while learners have nothing to do."""
+        if self._learners is not None and self.pool.without_weights:
+            self._send(self._learners, self.version)
 
     def rest(self) -> None:
         """Colocated workers give their memory up to the learner until the next `sync`."""
@@ -148,6 +139,7 @@ class Workers:
         self.pool.submit([list(group) for _, group in groups])
         found: dict[str, Sample] = {}
         while len(found) < len(requests):
+            self.bring_back()
             for answer in self.pool.poll(1.0):
                 if isinstance(answer, Sample):
                     self._check_versions(answer.id, set(answer.versions))
@@ -158,23 +150,47 @@ class Workers:
 
     def abandon(self) -> None:
         """Forget all that is being sampled, and which weights there are."""
-        self._current = None
+        self._transport = None
         self.pool.abandon()
         self._sent, self._kept, self.version = set(), [], -1
 
-    def _all(self, method: str, *args: object, since: float | None = None) -> list[Any]:
-        spent = 0.0 if since is None else time.monotonic() - since
-        left = max(0.0, self._weights.deadline_s - spent)
-        return self.pool.call_all(method, *args, deadline_s=left, setting="weights.deadline_s")
+    def _all(self, method: str, *args: object) -> list[Any]:
+        deadline_s = self._weights.deadline_s
+        return self.pool.call_all(method, *args, deadline_s=deadline_s, setting="weights.deadline_s")
 
-    def _prepare(self, member: int) -> None:
-        """Bring a fresh worker to the settings and the weights of the others."""
+    def _send(self, learners: Learners, version: int) -> dict[str, float]:
+        """A version to all workers, with its proofs; again where a worker without weights took a place."""
+        if self._transport is None:
+            self._transport = choose_transport(learners, self.pool, self._weights, self._cluster)
+        self._sent.add(version)
+        metrics: dict[str, float] = {}
+        while not metrics or self.pool.without_weights:
+            delivery = self._transport.send(learners, version)
+            metrics = self.transfer.check(delivery.bundle, delivery.receipts)
+            self.pool.give_tasks()
+            if self.transfer.due(version):
+                metrics |= self._probe(learners, version, delivery.until)
+        return metrics
+
+    def _probe(self, learners: Learners, version: int, until: float) -> dict[str, float]:
+        sequences = self.transfer.probe_sequences
+        answers = self.pool.call_all(
+            "probe",
+            sequences,
+            deadline_s=max(0.0, until - time.monotonic()),
+            setting="weights.deadline_s",
+            needs_weights=True,
+        )
+        if self.pool.without_weights:
+            return {}
+        gap = self.transfer.check_probe(answers, learners.probe(sequences))
+        return gap if version % self._weights.probe_every == 0 else {}
+
+    def _prepare(self, member: int) -> bool:
+        """Bring a fresh worker to the settings and the weights of the others; see `WorkerPool`."""
         if self._rollout is not None:
             self.group.call(member, "configure", self._rollout)
-        if self._current is not None:
-            bundle, shared = self._current
-            receipt = self.group.call(member, "load_weights", shared)
-            verify_receipt(bundle, receipt, where=f"engine {member}")
+        return self._transport is None or self._transport.prepare(member)
 
     def _check_versions(self, sample: str, found: set[int]) -> None:
         """Refuse tokens of a version that the learner did not send."""
@@ -185,10 +201,3 @@ class Workers:
                 found=f"versions {sorted(unknown)}",
                 needed=f"some of {sorted(self._sent)[-5:]}",
             )
-
-
-def _share_memory(*groups: ActorGroup) -> bool:
-    """Whether all members are processes of one host, beside the driver's."""
-    processes = [facts for group in groups for facts in group.processes()]
-    inline = any(facts.pid == os.getpid() for facts in processes)
-    return not inline and len({facts.host for facts in processes}) == 1

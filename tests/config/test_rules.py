@@ -210,3 +210,13 @@ def test_colocated_workers_take_turns_with_the_learner_and_need_ray(message):
         "stages.rl.algorithm={base: grpo, denominator: behaviour}",
     )
     assert "colocated workers cannot sample while the learner works" in text
+
+
+def test_weights_have_a_way_to_choose_only_between_processes_that_share_no_accelerator(message, tmp_path):
+    text = message("weights.transport=broadcast")
+    assert "`weights.transport` is read only with `cluster.mode: ray`" in text
+    colocated = "cluster={mode: ray, placement: colocated}"
+    text = message(colocated, "weights.transport=broadcast")
+    assert "processes that share an accelerator" in text and "weights.transport: auto" in text
+    for way in ("auto", "shared_memory", "object_store"):
+        load_config(tmp_path / "recipe.yaml", [colocated, f"weights.transport={way}"])

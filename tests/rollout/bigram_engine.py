@@ -104,7 +104,7 @@ class BigramEngine:
 
     def load_weights(self, bundle: WeightBundle) -> TransferReceipt:
         self._require(self._awake, "asleep")
-        refuse_older_weights(self, bundle)
+        refuse_older_weights(self, bundle.version)
         refuse_other_names(self._tensors.keys(), bundle)
         self._version, self._has_weights = bundle.version, True
         if self._fault != "acknowledges only":

@@ -1,17 +1,22 @@
-"""A learner's weights in shared memory, read there by a vLLM engine's own processes."""
+"""A learner's weights reach a vLLM engine's own processes: read in shared memory, or from a broadcast."""
 
 import os
 import pickle
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import pytest
 import torch
 
-from rlpost.config.schema import ModelConfig, TinyModelConfig, VLLMConfig
-from rlpost.errors import WeightTransferError
+from rlpost.config.schema import ModelConfig, TinyModelConfig, TrainConfig, VLLMConfig
+from rlpost.errors import BrokenTransferError, EngineLostError, WeightTransferError
+from rlpost.learner import TorchLearner
 from rlpost.models import load_model
 from rlpost.rollout import VLLMEngine
 from rlpost.weights import SharedWeights, WeightBundle, policy_tensors, verify_receipt
+from rlpost.weights.broadcast import Seat
+from rlpost.weights.communicator import Communicator, Meeting
 
 pytestmark = [
     pytest.mark.cluster,
@@ -86,3 +91,67 @@ def test_weights_whose_owner_is_gone_are_refused_and_the_engine_goes_on_with_its
         engine.load_weights(lost)
     assert engine.version == 6
     assert engine.probe([(65, 66, 67, 68)]) == before
+
+
+def met(engine, seed):
+    """A learner that has met the engine's processes."""
+    learner = TorchLearner(MODEL, TrainConfig(), seed=seed)
+    offer = learner.offer_weights(True, 60.0)
+    meeting = Meeting(offer.host, offer.port, "gloo", 1 + engine.receivers().processes, 60.0)
+    with ThreadPoolExecutor(1) as pool:
+        joining = pool.submit(engine.join_broadcast, Seat(meeting, 1, offer.places))
+        learner.join_broadcast(meeting)
+        joining.result()
+    return learner
+
+
+def broadcast(learner, engine, version):
+    with ThreadPoolExecutor(1) as pool:
+        receiving = pool.submit(engine.receive_weights, version)
+        return learner.send_weights(version), receiving.result()
+
+
+def test_vllms_processes_receive_what_a_learner_broadcasts_and_a_bit_lost_on_the_way_is_found(
+    engine, monkeypatch
+):
+    probe = [(65, 66, 67, 68)]
+    for seed, version in ((10, 10), (11, 11)):
+        learner = met(engine, seed)
+        for number in (version, version + 10):
+            bundle, receipt = broadcast(learner, engine, number)
+            verify_receipt(bundle, receipt)
+            assert engine.version == number
+            assert engine.probe(probe)[0] == pytest.approx(learner.probe(probe)[0], abs=1e-4)
+    send = Communicator.broadcast
+    offset = next(p.offset for p in learner.offer_weights(True, 60.0).places if p.name == NAME)
+    learner = met(engine, 12)
+
+    def faulty(self, tensor):
+        tensor[offset] ^= 1
+        send(self, tensor)
+
+    monkeypatch.setattr(Communicator, "broadcast", faulty)
+    bundle, receipt = broadcast(learner, engine, 30)
+    with pytest.raises(WeightTransferError, match=f"tensor '{NAME}' did not arrive"):
+        verify_receipt(bundle, receipt)
+
+
+def test_another_models_tensors_are_refused_before_anybody_waits(engine):
+    other = MODEL.model_copy(update={"tiny": TINY.model_copy(update={"layers": 1})})
+    offer = TorchLearner(other, TrainConfig(), seed=0).offer_weights(True, 60.0)
+    meeting = Meeting(offer.host, offer.port, "gloo", 2, 60.0)
+    with pytest.raises(WeightTransferError, match=r"'model\.layers\.1\..*'"):
+        engine.join_broadcast(Seat(meeting, 1, offer.places))
+
+
+def test_an_engine_that_dies_in_a_broadcast_is_lost_and_the_learner_is_told(engine):
+    learner = met(engine, 40)
+    with ThreadPoolExecutor(1) as pool:
+        os.kill(engine.processes()[0], signal.SIGSTOP)
+        receiving = pool.submit(engine.receive_weights, 40)
+        os.kill(engine.processes()[0], signal.SIGKILL)
+        with pytest.raises(EngineLostError):
+            receiving.result()
+    with pytest.raises(BrokenTransferError):
+        for version in range(40, 60):
+            learner.send_weights(version)

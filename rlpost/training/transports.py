@@ -1,0 +1,104 @@
+"""Transports: the ways by which workers come to the learner's weights, and which one a run takes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from rlpost.cluster import ActorFacts
+from rlpost.config.schema import ClusterConfig, WeightsConfig
+from rlpost.errors import WeightTransferError
+from rlpost.training.broadcasting import BroadcastTransport
+from rlpost.training.delivery import Delivery
+from rlpost.training.learners import Learners
+from rlpost.training.worker_pool import WorkerPool
+from rlpost.weights.bundle import WeightBundle, verify_receipt
+
+
+class Transport(Protocol):
+    """One way to the workers of a pool."""
+
+    def send(self, learners: Learners, version: int) -> Delivery:
+        """Give every worker the learner's weights, as a version.
+
+        Raises:
+            DeadlineError: it took longer than `weights.deadline_s`.
+            WeightTransferError: it cannot be done.
+        """
+        ...
+
+    def prepare(self, member: int) -> bool:
+        """Give a fresh worker the weights of the others; False where it must wait for the next `send`."""
+        ...
+
+
+class BundleTransport:
+    """A bundle that every worker is given: a description of shared memory, or the tensors themselves."""
+
+    def __init__(self, pool: WorkerPool, weights: WeightsConfig) -> None:
+        self._pool, self._weights = pool, weights
+        self._current: tuple[WeightBundle, Any] | None = None
+
+    def send(self, learners: Learners, version: int) -> Delivery:
+        start = time.monotonic()
+        processes = learners.group.processes() + self._pool.group.processes()
+        bundle = learners.export(version, shared=self._shares_memory(processes))
+        self._current = bundle, self._pool.group.share(bundle)
+        until = start + self._weights.deadline_s
+        receipts = self._pool.call_all(
+            "load_weights",
+            self._current[1],
+            deadline_s=max(0.0, until - time.monotonic()),
+            setting="weights.deadline_s",
+        )
+        return Delivery(bundle, receipts, until)
+
+    def prepare(self, member: int) -> bool:
+        if self._current is not None:
+            bundle, shared = self._current
+            receipt = self._pool.group.call(member, "load_weights", shared)
+            verify_receipt(bundle, receipt, where=f"engine {member}")
+        return True
+
+    def _shares_memory(self, processes: Sequence[ActorFacts]) -> bool:
+        if self._weights.transport == "object_store" or is_inline(processes):
+            return False
+        if self._weights.transport == "shared_memory" and len(hosts(processes)) > 1:
+            raise WeightTransferError(
+                "the learner's memory cannot be shared with workers of other hosts",
+                where="weights.transport",
+                found=f"shared_memory, and the hosts {', '.join(hosts(processes))}",
+                needed="broadcast or object_store, or auto to leave it to rlpost",
+            )
+        return len(hosts(processes)) == 1
+
+
+def choose_transport(
+    learners: Learners, pool: WorkerPool, weights: WeightsConfig, cluster: ClusterConfig
+) -> Transport:
+    """The transport that is configured, or the one that fits where processes are; starts the engines.
+
+    With `auto`, weights are broadcast where workers have accelerators of their own, or are on other hosts.
+    """
+    # An engine loads its model when it is first asked for something, under deadlines of its own.
+    receivers = pool.call_all("receivers", deadline_s=cluster.deadline_s, setting="cluster.deadline_s")
+    processes = learners.group.processes() + pool.group.processes()
+    chosen = weights.transport
+    if chosen == "auto" and cluster.placement == "split" and not is_inline(processes):
+        on_accelerators = any(receiver.device != "cpu" for receiver in receivers)
+        chosen = "broadcast" if on_accelerators or len(hosts(processes)) > 1 else "shared_memory"
+    if chosen == "broadcast":
+        return BroadcastTransport(pool, weights.deadline_s, cluster.deadline_s)
+    return BundleTransport(pool, weights)
+
+
+def hosts(processes: Sequence[ActorFacts]) -> list[str]:
+    """The names of the machines that the processes run on."""
+    return sorted({facts.host for facts in processes})
+
+
+def is_inline(processes: Sequence[ActorFacts]) -> bool:
+    """Whether any of them is this process."""
+    return any(facts.pid == os.getpid() for facts in processes)
