@@ -29,6 +29,11 @@ from rlpost.estimator import (
 NAN = float("nan")
 
 
+def readable(value):
+    """A test id that is the same in every process, which a set's own order is not."""
+    return f"{{{', '.join(sorted(value))}}}" if isinstance(value, (set, frozenset)) else str(value)
+
+
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
@@ -123,7 +128,7 @@ NAN = float("nan")
         ({"base": "sft", "advantage": "gae"}, "demonstrations have no reward; use advantage `constant`"),
         ({"base": "sft", "advantage": "greedy_baseline"}, "demonstrations have no reward"),
     ],
-    ids=str,
+    ids=readable,
 )
 def test_an_invalid_composition_fails_with_the_reason(spec: dict, reason: str) -> None:
     with pytest.raises(CompositionError) as caught:
@@ -233,7 +238,7 @@ def test_a_coefficient_of_zero_leaves_the_regulariser_and_its_signal_out(off: ob
         ({"base": "dcpo"}, {"old_logprob"}, False, False),
         ({"base": "pkpo"}, set(), True, False),
     ],
-    ids=str,
+    ids=readable,
 )
 def test_an_objective_declares_exactly_what_it_needs(
     spec: dict, signals: set, needs_group: bool, needs_entropy_gradient: bool
@@ -265,7 +270,7 @@ def test_an_objective_declares_what_the_driver_must_know_of_a_sequence(base: str
         ({"base": "grpo", "denominator": "behaviour", "kl": 0.1}, {"behaviour_logprob", "ref_logprob"}),
         ({"base": "grpo", "shaping": ["kl_in_reward"]}, {"old_logprob", "ref_logprob"}),
     ],
-    ids=str,
+    ids=readable,
 )
 def test_on_policy_a_ratio_needs_no_old_log_prob_but_the_kl_in_the_reward_does(
     spec: dict, signals: set
