@@ -76,8 +76,8 @@ def test_every_rank_of_zero_3_has_the_files_weights_and_none_but_the_first_ever_
     whole = sum(tensor.nbytes for tensor in parameters.values())
     # What is sent and gathered exists several times for a moment; how much that is does not grow with the
     # model, so that the larger one shows that no rank held it, and the smaller one would show nothing.
-    some_buckets = 8 * BUCKET_MIB * 2**20
-    assert (whole > 5 * some_buckets) == (layers == 12)
+    some_buckets = 16 * BUCKET_MIB * 2**20
+    assert (whole > 3 * some_buckets) == (layers == 12)
     if layers < 12:
         return
     for rank in range(1, world_size):
