@@ -122,7 +122,7 @@ def _way(config: RunConfig) -> str:
         return {"shared_memory": memory, "object_store": copies, "broadcast": broadcast}[chosen] + ";\n"
     if config.cluster.placement == "colocated":
         return f"on one host {memory}, on several {copies};\n"
-    return f"where engines have accelerators or other hosts, {broadcast};\nelse {memory};\n"
+    return f"on one host {memory}, on several {broadcast};\n"
 
 
 def _failures(config: RunConfig) -> str:

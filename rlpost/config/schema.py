@@ -278,8 +278,8 @@ class WeightsConfig(Section):
     transport: Literal["auto", "shared_memory", "object_store", "broadcast"] = "auto"
     """How weights reach engines in processes of their own. `shared_memory`: they read the learner's memory,
     on one host; `object_store`: Ray carries a copy to each; `broadcast`: the learner sends to all at once,
-    over NCCL between accelerators and gloo between CPUs. `auto`: `broadcast` where workers have accelerators
-    of their own or are on other hosts, else `shared_memory` (colocated on several hosts: `object_store`)."""
+    over NCCL between accelerators and gloo between CPUs. `auto`: `shared_memory` on one host;
+    on several `broadcast`, or `object_store` when colocated."""
     probe_every: int = Field(default=50, ge=1)
     """Transfers between two probes; the first transfer is always probed."""
     probe_tolerance: float | None = Field(default=None, gt=0)

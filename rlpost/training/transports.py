@@ -80,15 +80,15 @@ def choose_transport(
 ) -> Transport:
     """The transport that is configured, or the one that fits where processes are; starts the engines.
 
-    With `auto`, weights are broadcast where workers have accelerators of their own, or are on other hosts.
+    With `auto`, weights are broadcast only where workers are on other hosts: within one, the learner's memory
+    needs no collective that could get stuck, and is proven on CPUs by all tests.
     """
     # An engine loads its model when it is first asked for something, under deadlines of its own.
-    receivers = pool.call_all("receivers", deadline_s=cluster.deadline_s, setting="cluster.deadline_s")
+    pool.call_all("receivers", deadline_s=cluster.deadline_s, setting="cluster.deadline_s")
     processes = learners.group.processes() + pool.group.processes()
     chosen = weights.transport
     if chosen == "auto" and cluster.placement == "split" and not is_inline(processes):
-        on_accelerators = any(receiver.device != "cpu" for receiver in receivers)
-        chosen = "broadcast" if on_accelerators or len(hosts(processes)) > 1 else "shared_memory"
+        chosen = "broadcast" if len(hosts(processes)) > 1 else "shared_memory"
     if chosen == "broadcast":
         return BroadcastTransport(pool, weights.deadline_s, cluster.deadline_s)
     return BundleTransport(pool, weights)
