@@ -116,7 +116,7 @@ def _way(config: RunConfig) -> str:
     if config.cluster.mode == "inline":
         return ""
     memory, copies = "engines read the learner's memory", "Ray carries a copy to each engine"
-    broadcast = "the learner sends to all at the same time"
+    broadcast = "the learner sends to all at once"
     chosen = config.weights.transport
     if chosen != "auto":
         return {"shared_memory": memory, "object_store": copies, "broadcast": broadcast}[chosen] + ";\n"

@@ -34,7 +34,7 @@ run `plan`
   seed        0
   runs on     a Ray cluster that is started on this machine and bound to loopback
   placement   split: 2 learner ranks x 1 + 4 rollout workers x 1 = 6 accelerators; without any, all on the CPU
-  weights     on one host engines read the learner's memory, on several the learner sends to all at the same time;
+  weights     on one host engines read the learner's memory, on several the learner sends to all at once;
               each transfer to an engine is proven by its version and a checksum of every tensor,
               the first and one in 50 also by log-probs of a probe, at most 0.5 nats apart
   failures    a process that ends, or is silent for 60 s, is lost;
@@ -187,7 +187,7 @@ def test_the_weights_way_to_the_engines_is_named(recipe):
     ray = "cluster.mode=ray"
     text = explain(load_config(recipe, [ray]))
     assert "on one host engines read the learner's memory" in text
-    assert "on several the learner sends to all at the same time" in text
+    assert "on several the learner sends to all at once" in text
     text = explain(load_config(recipe, [ray, "weights.transport=object_store"]))
     assert "Ray carries a copy to each engine" in text and "memory;" not in text
 
