@@ -71,14 +71,9 @@ class WorkerPool:
             load, member = heapq.heappop(loads)
             shares.setdefault(member, []).extend(group)
             heapq.heappush(loads, (load + len(group), member))
-        for member in sorted(shares):
-            self._tasks[member].update((task.id, task) for task in shares[member])
-            if member in self.without_weights:
-                continue
-            try:
-                self._submits.append(self.group.start(member, "submit", shares[member]))
-            except LOST as error:
-                self._replace(member, error)
+        with self._engagement():
+            for member in sorted(shares):
+                self._send(member, shares[member])
 
     def poll(self, wait_s: float) -> list[Answer]:
         """What workers have finished; waits at most `wait_s` for the first.
@@ -217,6 +212,18 @@ class WorkerPool:
                 return self.group.start(member, method, *args)
             except LOST as error:
                 self._replace(member, error)
+
+    def _send(self, member: int, tasks: Sequence[Task]) -> None:
+        if not self._tasks[member]:
+            # It had nothing to do, which is no reason to call it stuck.
+            self._progress.pop(member, None)
+        self._tasks[member].update((task.id, task) for task in tasks)
+        if member in self.without_weights:
+            return
+        try:
+            self._submits.append(self.group.start(member, "submit", tasks))
+        except LOST as error:
+            self._replace(member, error)
 
     def _ask(self, member: int) -> None:
         self._polls[member] = self._start(member, "poll", POLL_S)

@@ -174,3 +174,28 @@ def test_a_worker_that_is_lost_again_and_again_ends_the_run_with_the_cause():
     schedule.group.losses, LossyGroup.waits = frozenset(range(1, 1000)), 0
     with pytest.raises(ActorLostError, match="rollout worker died"):
         schedule.run()
+
+
+def test_a_worker_that_was_idle_for_long_is_not_taken_for_a_stuck_one(monkeypatch):
+    # Two days pass between the steps, more than cluster.deadline_s, and then nothing is sampled at once.
+    now = [0.0]
+    monkeypatch.setattr("rlpost.training.worker_pool.time.monotonic", lambda: now[0])
+    schedule = Schedule(0, lambda task: 5.0, lambda step: 0.0)
+    schedule.step()
+    now[0] += 2 * 86400
+    wait = schedule.group.wait
+
+    def early(calls, timeout_s):
+        polls = [call for call in calls if call.method == "poll"]
+        return polls[:1] or wait(calls, timeout_s)
+
+    monkeypatch.setattr(schedule.group, "wait", early)
+    schedule.workers.sync(schedule.learners, schedule.state.version)
+    schedule.rollouts._lookahead.open(2, 2)
+    for _ in range(3):
+        schedule.workers.pool.poll(0.0)
+    assert schedule.workers.pool.replaced == 0
+    now[0] += 86400
+    for _ in range(3):
+        schedule.workers.pool.poll(0.0)
+    assert schedule.workers.pool.replaced > 0
