@@ -379,11 +379,21 @@ class _Terminated(BaseException):
 def _interruptible(advice: str) -> Iterator[None]:
     """On Ctrl-C and on SIGTERM, end with status 130 or 143 and say how to go on."""
 
+    from rlpost.training import stopping
+
     def terminate(number: int, frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise _Terminated
+        stopping.ask_to_stop(error := _Terminated())
+        raise error
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    def interrupt(number: int, frame: object) -> None:
+        stopping.ask_to_stop(error := KeyboardInterrupt())
+        raise error
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+    # A script's background job is started deaf to Ctrl-C, and is to stay so.
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     except KeyboardInterrupt:
@@ -393,7 +403,9 @@ def _interruptible(advice: str) -> Iterator[None]:
         print(f"\nended by SIGTERM; {advice}", file=sys.stderr)
         raise typer.Exit(TERMINATED) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        stopping.forget()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from rlpost.training.learners import Learners, mean_over_updates
 from rlpost.training.saving import Saver
 from rlpost.training.sources import Source, StepData
 from rlpost.training.state import RunState
+from rlpost.training.stopping import raise_if_asked
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def train_stage(run: Run, stage: StageConfig, prompts: PromptSet, source: Source
         run.progress.step(state.step, metrics)
         if run.saver.due(state) and state.stage_step < train.steps:
             run.saver.save(state)
+        raise_if_asked()
     state.next_stage()
     run.saver.save(state)
 

@@ -43,6 +43,8 @@ class Driver:
                 stderr=output,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TEST_OF_A_DRIVER": self.mark},
                 start_new_session=True,
+                # The tests may run in the background of a script, where Ctrl-C is ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
 
     @property
