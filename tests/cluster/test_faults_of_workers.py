@@ -113,7 +113,9 @@ def test_workers_and_scorers_killed_while_samples_are_drawn_ahead_lose_no_prompt
 
     failed = [(step, r) for step, found in records(run).items() for r in found if r["outcome"] != "scored"]
     assert [(r["outcome"], r["reward"]) for _, r in failed] == [("error", None)] * 2
-    assert "signal SIGKILL" in failed[0][1]["note"] and "supervisor" in failed[1][1]["note"]
+    assert "signal SIGKILL" in failed[0][1]["note"]
+    # The scoring process ends with its supervisor, and either end may be seen first.
+    assert failed[1][1]["note"] in ("the worker's supervisor process ended", "the worker process ended")
     for step in range(1, 21):
         lost = sum(at == step for at, _ in failed)
         for name, count in (
