@@ -34,7 +34,7 @@ def load_model(config: ModelConfig, seed: int = 0, *, as_saved: bool = False) ->
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    with _loading(config):
+    with loading(config):
         model = AutoModelForCausalLM.from_pretrained(
             config.init,
             revision=config.revision,
@@ -59,7 +59,7 @@ def build_shell(config: ModelConfig) -> PreTrainedModel:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         trusted = config.trust_remote_code
-        with _loading(config):
+        with loading(config):
             architecture = AutoConfig.from_pretrained(
                 config.init, revision=config.revision, trust_remote_code=trusted
             )
@@ -73,7 +73,12 @@ def build_shell(config: ModelConfig) -> PreTrainedModel:
 
 
 @contextmanager
-def _loading(config: ModelConfig) -> Iterator[None]:
+def loading(config: ModelConfig) -> Iterator[None]:
+    """Around code of transformers that reads `config.init`.
+
+    Raises:
+        ConfigError: nothing loadable is there.
+    """
     try:
         yield
     except (OSError, ValueError) as error:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rlpost.config.schema import ModelConfig, VLLMConfig
-from rlpost.errors import ConfigError
 from rlpost.models import load_model, load_tokenizer
+from rlpost.models.causal_lm import loading
 from rlpost.rollout import vllm_names as names
 from rlpost.rollout.torch_engine import eos_token_ids
 from rlpost.weights.transfer import policy_tensors
@@ -76,17 +76,10 @@ def _without_weights(config: ModelConfig) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     source = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    try:
+    with loading(config):
         architecture = AutoConfig.from_pretrained(config.init, **source)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(architecture, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            "the model cannot be loaded",
-            where="model.init",
-            found=f"{config.init!r}: {str(error).splitlines()[0]}",
-            needed="a Hugging Face id, a local model directory, or `tiny`",
-        ) from error
     # Few models lack the file; theirs was made from the model's configuration.
     with suppress(OSError):
         model.generation_config = GenerationConfig.from_pretrained(config.init, revision=config.revision)

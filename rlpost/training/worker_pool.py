@@ -205,14 +205,6 @@ class WorkerPool:
         finally:
             self.engaged = before
 
-    def _start(self, member: int, method: str, *args: object) -> Call:
-        """A call of a member that is there, or of the one that takes its place."""
-        while True:
-            try:
-                return self.group.start(member, method, *args)
-            except LOST as error:
-                self._replace(member, error)
-
     def _send(self, member: int, tasks: Sequence[Task]) -> None:
         if not self._tasks[member]:
             # It had nothing to do, which is no reason to call it stuck.
@@ -226,8 +218,12 @@ class WorkerPool:
             self._replace(member, error)
 
     def _ask(self, member: int) -> None:
-        self._polls[member] = self._start(member, "poll", POLL_S)
-        self._progress.setdefault(member, (-1, time.monotonic()))
+        try:
+            self._polls[member] = self.group.start(member, "poll", POLL_S)
+            self._progress.setdefault(member, (-1, time.monotonic()))
+        except LOST as error:
+            # The one in its place is asked next time.
+            self._replace(member, error)
 
     def _take(self, call: Call) -> list[Answer]:
         """What a call that is over brought."""
