@@ -5,6 +5,7 @@ tensors were alive at most: as torch's allocator counted them, and without what 
 """
 
 import json
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import rlpost.learner.deepspeed_learner as module
 from rlpost.config.schema import LearnerConfig, ModelConfig, TinyModelConfig
+from rlpost.errors import ConfigError
 from rlpost.learner import DeepSpeedLearner
 
 SIZES = {"hidden_size": 256, "heads": 4, "intermediate_size": 1024, "max_positions": 256}
@@ -92,4 +94,10 @@ def main(rank, world_size, init, layers, tied, folder):
 
 if __name__ == "__main__":
     _, rank, world_size, init, layers, tied, folder = sys.argv
-    main(int(rank), int(world_size), init, int(layers), tied == "tied", Path(folder))
+    try:
+        main(int(rank), int(world_size), init, int(layers), tied == "tied", Path(folder))
+    except ConfigError as error:
+        # As a run's learner processes end: at once. Taking the interpreter apart while gloo's threads
+        # still talk to a rank that has gone may abort the process, with another status.
+        print(error, flush=True)
+        os._exit(1)
