@@ -7,7 +7,7 @@ import time
 import pytest
 import typer
 
-from rlpost.cli import _interruptible
+from rlpost.cli import interruptible
 from rlpost.monitor import read_metrics
 from rlpost.training import train
 from rlpost.training.evaluating import Evaluator
@@ -28,7 +28,7 @@ def test_a_signal_whose_exception_is_swallowed_ends_the_run_after_the_step(
     monkeypatch.setattr(Evaluator, "evaluate", swallow)
     # The tests may run in the background of a script, where Ctrl-C is ignored.
     original, before = signal.signal(number, signal.default_int_handler), signal.default_int_handler
-    with pytest.raises(typer.Exit) as end, _interruptible("resume like this"):
+    with pytest.raises(typer.Exit) as end, interruptible("resume like this"):
         train(small_config(), tmp_path / "run")
     assert end.value.exit_code == status
     assert "swallowed" in capsys.readouterr().out

@@ -1,0 +1,5 @@
+"""`python -m rlpost.cli`."""
+
+from rlpost.cli import main
+
+main()
