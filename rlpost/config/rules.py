@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rlpost.config import engine_rules, learner_rules, schedule_rules, size_rules, transport_rules
+from rlpost.config import data_rules, engine_rules, learner_rules, schedule_rules, size_rules, transport_rules
 from rlpost.config.plugins import load_parts
 from rlpost.config.problems import Problem
 from rlpost.config.schema import DataConfig, RewardConfig, RunConfig, StageConfig
@@ -241,6 +241,7 @@ def more_processes_need_ray(config: RunConfig) -> Iterator[Problem]:
 RULES: tuple[Rule, ...] = (
     stage_names_are_unique_words,
     prompts_have_one_source,
+    data_rules.evaluations_take_no_broken_row,
     size_rules.updates_divide_samples,
     size_rules.every_rank_has_a_sequence,
     size_rules.a_sequence_fits_a_microbatch,

@@ -91,6 +91,10 @@ class DataConfig(Section):
     overlong_prompts: Literal["error", "drop", "truncate"] = "error"
     """What happens to prompts above `max_prompt_tokens`; dropped and truncated ones are counted.
     `truncate` keeps the last tokens."""
+    max_broken_share: float | None = Field(default=None, ge=0, le=1)
+    """The run is refused when more than this share of the rows is broken: not JSON, or a column is missing,
+    empty or of a wrong type. Up to it they are left out, shown and counted. Null: 0.02 for prompts to
+    train on. An evaluation takes no broken row."""
     limit: int | None = Field(default=None, ge=1)
     """Take only the first rows."""
     shuffle: bool = True

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from rlpost.errors import DataError
 
+Reason = Literal["not_json", "missing_column", "wrong_type", "empty", "messages", "conflict"]
+"""Why a row is broken: no JSON object; a column is not there; its value is of another kind; or empty; chat
+messages that nobody can answer here; an id or an answer that contradicts another."""
+
+REASONS: tuple[Reason, ...] = get_args(Reason)
 ROWS_SHOWN = 5
 _LONGEST_SHOWN = 40
 _CONTINUATION = "\n" + " " * 10  # lines up under the value column of RlpostError
@@ -27,35 +34,61 @@ class Place:
 class RowError(Exception):
     """One row breaks its schema; caught inside this package and collected in `BadRows`."""
 
+    def __init__(self, reason: Reason, problem: str) -> None:
+        super().__init__(problem)
+        self.reason = reason
+
 
 class BadRows:
-    """The bad rows of one source, so that one error can speak of all of them."""
+    """The bad rows of one source, so that one message can speak of all of them."""
 
     def __init__(self, source: str) -> None:
         self.source = source
         self._found: list[tuple[Place, str]] = []
+        self._reasons: Counter[Reason] = Counter()
 
     def __len__(self) -> int:
         return len(self._found)
 
-    def add(self, place: Place, problem: str) -> None:
-        """Note that the row at `place` cannot be used because of `problem`."""
-        self._found.append((place, problem))
+    @property
+    def reasons(self) -> dict[Reason, int]:
+        """How many rows for each reason; every reason is there."""
+        return {reason: self._reasons[reason] for reason in REASONS}
 
-    def raise_if_any(self, total: int) -> None:
-        """Raise one DataError that lists the first rows and counts all.
+    def add(self, place: Place, error: RowError) -> None:
+        """Note that the row at `place` cannot be used."""
+        self._found.append((place, str(error)))
+        self._reasons[error.reason] += 1
+
+    def raise_above(self, share: float, total: int) -> None:
+        """Raise one DataError that lists the first rows and counts all, when there are too many.
 
         Args:
+            share: of the rows that may be bad; never all of them.
             total: rows that were looked at.
         """
-        if not self._found:
+        if not self._found or (len(self) <= share * total and len(self) < total):
             return
         raise DataError(
-            f"{len(self)} of {total} {'row' if total == 1 else 'rows'} cannot be used",
+            self._headline(total),
             where=self.source,
-            found=listing(f"{place}: {problem}" for place, problem in sorted(self._found)),
+            found=self._listing(),
+            needed=f"at most {share:.4g} of the rows (data.max_broken_share)" if share else None,
             remedy="correct or remove these rows; nothing was started",
         )
+
+    def remark(self, total: int) -> str | None:
+        """What to tell when the rows are left out; None without any."""
+        if not self._found:
+            return None
+        counts = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items() if count)
+        return f"{self.source}: {self._headline(total)}, left out ({counts})\n{' ' * 10}{self._listing()}"
+
+    def _headline(self, total: int) -> str:
+        return f"{len(self)} of {total} {'row' if total == 1 else 'rows'} cannot be used"
+
+    def _listing(self) -> str:
+        return listing(f"{place}: {problem}" for place, problem in sorted(self._found))
 
 
 def listing(lines: Iterable[str]) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlpost.config.schema import DataConfig
 from rlpost.data.hashing import canonical_json
-from rlpost.data.problems import BadRows, RowError, listing
+from rlpost.data.problems import BadRows, Reason, RowError, listing
 from rlpost.data.schema import CheckedRow, check_rows
 from rlpost.data.sources import read_source
 from rlpost.data.templates import PromptEncoder
@@ -28,13 +28,18 @@ class PromptSet:
         prompts: at least one.
         fingerprint: SHA-256 over every prompt's id, token ids, columns and demonstration, in order;
             equal fingerprints mean that a run may resume on this data.
-        counts: "rows" read, "kept", "dropped" and "truncated" for their length, and "duplicates": rows
-            kept although an earlier one has the same prompt and answer. rows = kept + dropped.
+        counts: "rows" looked at, "broken" ones, "kept", "dropped" and "truncated" for their length, and
+            "duplicates": rows kept although an earlier one has the same prompt and answer.
+            rows = broken + kept + dropped.
+        broken: the broken rows by reason; every reason is there.
+        remarks: for people: what was left out or cut, where it stands and why; nothing when nothing was.
     """
 
     prompts: tuple[Prompt, ...]
     fingerprint: str
     counts: dict[str, int]
+    broken: dict[Reason, int]
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -47,44 +52,58 @@ class PromptSet:
 
 
 def load_prompts(config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0) -> PromptSet:
-    """Read, check and tokenise a dataset; nothing is returned unless every row is right.
+    """Read, check and tokenise a dataset; all rows are looked at before anything is returned.
 
     Args:
+        config: up to `max_broken_share` of the rows may be broken, and are left out; none when it is None.
         seed: decides which problems a built-in task draws, and their order; files ignore it.
 
     Raises:
         ConfigError: the source, the template or a task's options contradict each other.
-        DataError: the source cannot be read, is empty, or holds bad rows (the first five are
+        DataError: the source cannot be read, is empty, or holds too many broken rows (the first five are
             listed and all are counted), or overlong prompts under `overlong_prompts: error`.
     """
     encoder = PromptEncoder.of(config, tokenizer)
     source = read_source(config, seed)
     rows, duplicates = check_rows(source, config, encoder.chat)
-    encoded = _encode(rows, encoder, source.name)
+    encoded = _encode(rows, encoder, source.bad)
+    source.bad.raise_above(config.max_broken_share or 0.0, source.total)
     kept, truncated = _fit(encoded, config, source.name)
     prompts = tuple(_prompt(row, ids, encoder) for row, ids in kept)
     counts = {
-        "rows": len(rows),
+        "rows": source.total,
+        "broken": len(source.bad),
         "kept": len(prompts),
-        "dropped": len(rows) - len(prompts),
+        "dropped": len(encoded) - len(prompts),
         "truncated": truncated,
         "duplicates": duplicates,
     }
-    return PromptSet(prompts, _fingerprint(prompts), counts)
+    remarks = [source.bad.remark(source.total), *_length_remarks(counts, config, source.name)]
+    return PromptSet(
+        prompts, _fingerprint(prompts), counts, source.bad.reasons, tuple(text for text in remarks if text)
+    )
 
 
 Encoded = tuple[CheckedRow, tuple[int, ...]]
 
 
-def _encode(rows: Sequence[CheckedRow], encoder: PromptEncoder, source: str) -> list[Encoded]:
-    encoded, bad = [], BadRows(source)
+def _encode(rows: Sequence[CheckedRow], encoder: PromptEncoder, bad: BadRows) -> list[Encoded]:
+    encoded = []
     for row in rows:
         try:
             encoded.append((row, encoder.encode(row.prompt)))
         except RowError as problem:
-            bad.add(row.place, str(problem))
-    bad.raise_if_any(len(rows))
+            bad.add(row.place, problem)
     return encoded
+
+
+def _length_remarks(counts: Mapping[str, int], config: DataConfig, source: str) -> Iterator[str]:
+    for name, fate in (("dropped", "left out"), ("truncated", "cut to their last tokens")):
+        if counts[name]:
+            many = (
+                f"{counts[name]} of {counts['rows']} prompts have more than {config.max_prompt_tokens} tokens"
+            )
+            yield f"{source}: {many}, {fate} (data.overlong_prompts: {config.overlong_prompts})"
 
 
 def _fit(encoded: Sequence[Encoded], config: DataConfig, source: str) -> tuple[list[Encoded], int]:

@@ -47,7 +47,7 @@ class CheckedRow:
 
 
 def check_rows(source: Source, config: DataConfig, chat: bool) -> tuple[list[CheckedRow], int]:
-    """Check all rows and give each its id.
+    """Check all rows and give each its id; those that break the schema go to `source.bad`.
 
     Args:
         chat: whether a chat template will be applied; messages need one.
@@ -57,8 +57,7 @@ def check_rows(source: Source, config: DataConfig, chat: bool) -> tuple[list[Che
         has; they are kept, and their content hash gets the suffix "-2", "-3", ...
 
     Raises:
-        DataError: a column that no row has, or rows that break the schema; lists the first
-            five and counts all.
+        DataError: a column that no row has.
     """
     _check_columns(source, config)
     checked: list[CheckedRow] = []
@@ -68,8 +67,7 @@ def check_rows(source: Source, config: DataConfig, chat: bool) -> tuple[list[Che
         try:
             checked.append(_check_row(row, config, chat, place_of_id, copies))
         except RowError as problem:
-            source.bad.add(row.place, str(problem))
-    source.bad.raise_if_any(source.total)
+            source.bad.add(row.place, problem)
     return checked, sum(count - 1 for count in copies.values())
 
 
@@ -102,7 +100,7 @@ def _check_row(
 ) -> CheckedRow:
     for key in row.values:
         if not isinstance(key, str):
-            raise RowError(f"column names must be text, found {describe(key)}")
+            raise RowError("wrong_type", f"column names must be text, found {describe(key)}")
     prompt = _column(row, config.prompt_column)
     _check_prompt(prompt, config, chat)
     columns = dict(row.values)
@@ -123,15 +121,16 @@ def _check_row(
 
 def _column(row: Row, name: str) -> Any:
     if name not in row.values:
-        raise RowError(f"column {name!r} is missing, found {', '.join(map(repr, row.values)) or 'none'}")
+        found = ", ".join(map(repr, row.values)) or "none"
+        raise RowError("missing_column", f"column {name!r} is missing, found {found}")
     return row.values[name]
 
 
 def _check_text(value: object, name: str, expected: str = "text") -> None:
     if not isinstance(value, str):
-        raise RowError(f"{name}: expected {expected}, found {describe(value)}")
+        raise RowError("wrong_type", f"{name}: expected {expected}, found {describe(value)}")
     if not value.strip():
-        raise RowError(f"{name} is empty")
+        raise RowError("empty", f"{name} is empty")
 
 
 def _check_prompt(prompt: object, config: DataConfig, chat: bool) -> None:
@@ -140,43 +139,54 @@ def _check_prompt(prompt: object, config: DataConfig, chat: bool) -> None:
         _check_text(prompt, name, expected="text or a list of messages")
         return
     if not prompt:
-        raise RowError(f"{name} is an empty list of messages")
+        raise RowError("empty", f"{name} is an empty list of messages")
     for number, message in enumerate(prompt, 1):
         _check_message(message, f"{name}, message {number}")
     if prompt[-1]["role"] not in _ANSWERED_ROLES:
-        raise RowError(f"{name}: the last message must be by user or tool, found {prompt[-1]['role']!r}")
+        found = repr(prompt[-1]["role"])
+        raise RowError("messages", f"{name}: the last message must be by user or tool, found {found}")
     if not chat:
         raise RowError(
-            f"{name} holds messages, but data.template is none or the tokenizer has no chat template"
+            "messages",
+            f"{name} holds messages, but data.template is none or the tokenizer has no chat template",
         )
     if config.instruction is not None:
-        raise RowError(f"{name} holds messages, but data.instruction can only be appended to text")
+        raise RowError(
+            "messages", f"{name} holds messages, but data.instruction can only be appended to text"
+        )
     if config.system_prompt is not None and prompt[0]["role"] in ("system", "developer"):
-        raise RowError(f"{name} has a {prompt[0]['role']} message of its own, but data.system_prompt is set")
+        role = prompt[0]["role"]
+        raise RowError("messages", f"{name} has a {role} message of its own, but data.system_prompt is set")
 
 
 def _check_message(message: object, name: str) -> None:
     if not isinstance(message, dict):
-        raise RowError(f"{name}: expected an object with role and content, found {describe(message)}")
+        raise RowError(
+            "messages", f"{name}: expected an object with role and content, found {describe(message)}"
+        )
     for key in ("role", "content"):
         if key not in message:
-            raise RowError(f"{name}: {key!r} is missing, found {', '.join(map(repr, message)) or 'none'}")
+            found = ", ".join(map(repr, message)) or "none"
+            raise RowError("messages", f"{name}: {key!r} is missing, found {found}")
     if message["role"] not in ROLES:
-        raise RowError(f"{name}: expected a role of {', '.join(ROLES)}, found {describe(message['role'])}")
+        found = describe(message["role"])
+        raise RowError("messages", f"{name}: expected a role of {', '.join(ROLES)}, found {found}")
     _check_text(message["content"], f"{name}, content")
 
 
 def _answer(row: Row, name: str) -> Any:
     answer = _column(row, name)
     if answer is None or (isinstance(answer, float) and math.isnan(answer)):
-        raise RowError(f"answer {name!r}: expected a value, found {'null' if answer is None else 'NaN'}")
+        found = "null" if answer is None else "NaN"
+        raise RowError("wrong_type", f"answer {name!r}: expected a value, found {found}")
     if isinstance(answer, str) and not answer.strip():
-        raise RowError(f"answer {name!r} is empty")
+        raise RowError("empty", f"answer {name!r} is empty")
     own = row.values.get("answer", answer)
     if own != answer:
         raise RowError(
+            "conflict",
             f"column 'answer' ({describe(own)}) differs from {name!r} ({describe(answer)}), which is "
-            "data.answer_column; rewards receive the gold answer as 'answer', so rename or remove one"
+            "data.answer_column; rewards receive the gold answer as 'answer', so rename or remove one",
         )
     return answer
 
@@ -187,18 +197,20 @@ def _check_plain(columns: Mapping[str, Any]) -> None:
         try:
             canonical_json({name: value})
         except UnicodeEncodeError as error:
-            raise RowError(f"column {name!r} holds half of a surrogate pair: not valid Unicode") from error
+            problem = f"column {name!r} holds half of a surrogate pair: not valid Unicode"
+            raise RowError("wrong_type", problem) from error
         except (TypeError, ValueError) as error:
-            raise RowError(f"column {name!r}: {error}; expected text, numbers, lists or objects") from error
+            problem = f"column {name!r}: {error}; expected text, numbers, lists or objects"
+            raise RowError("wrong_type", problem) from error
 
 
 def _own_id(row: Row, name: str, place_of_id: dict[str, Place]) -> str:
     value = _column(row, name)
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise RowError(f"id {name!r}: expected text or an integer, found {describe(value)}")
+        raise RowError("wrong_type", f"id {name!r}: expected text or an integer, found {describe(value)}")
     id = str(value)
     if id in place_of_id:
-        raise RowError(f"id {id!r} is already the id of {place_of_id[id]}")
+        raise RowError("conflict", f"id {id!r} is already the id of {place_of_id[id]}")
     place_of_id[id] = row.place
     return id
 

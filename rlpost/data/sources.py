@@ -66,7 +66,7 @@ def read_source(config: DataConfig, seed: int) -> Source:
         try:
             good.append(Row(place, _parsed(content)))
         except RowError as problem:
-            bad.add(place, str(problem))
+            bad.add(place, problem)
     if not good and not len(bad):
         raise DataError("the dataset is empty", where=name, found="0 rows", needed="at least one row")
     return Source(name, tuple(good), bad, len(good) + len(bad))
@@ -168,9 +168,9 @@ def _parsed(content: object) -> dict[str, Any]:
         try:
             content = json.loads(content.decode("utf-8"))
         except json.JSONDecodeError as error:
-            raise RowError(f"malformed JSON at column {error.colno}: {error.msg}") from error
+            raise RowError("not_json", f"malformed JSON at column {error.colno}: {error.msg}") from error
         except (ValueError, RecursionError) as error:
-            raise RowError(f"malformed JSON: {error}") from error
+            raise RowError("not_json", f"malformed JSON: {error}") from error
     if not isinstance(content, dict):
-        raise RowError(f"expected a JSON object, found {describe(content)}")
+        raise RowError("not_json", f"expected a JSON object, found {describe(content)}")
     return content

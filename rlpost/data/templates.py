@@ -69,7 +69,7 @@ class PromptEncoder:
             prompt = f"{prompt}\n\n{self.instruction}"
         ids = self._chat_ids(prompt) if self.chat else self._text_ids(str(prompt))
         if not ids:
-            raise RowError("the prompt has no token")
+            raise RowError("empty", "the prompt has no token")
         return tuple(ids)
 
     def encode_demonstration(self, text: str) -> tuple[int, ...]:
@@ -95,7 +95,7 @@ class PromptEncoder:
                 messages, add_generation_prompt=True, tokenize=True, return_dict=False
             )
         except TemplateError as error:
-            raise RowError(f"the chat template refuses the messages: {error}") from error
+            raise RowError("messages", f"the chat template refuses the messages: {error}") from error
 
     def _text_ids(self, text: str) -> list[int]:
         bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token

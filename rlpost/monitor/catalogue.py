@@ -54,6 +54,20 @@ _DATA = (
         "prompts sampled (or demonstrations used) in this step",
         "`prompts_per_step`; with a selection that refills, that or more",
     ),
+    Metric("data/rows", "rows", "rows of the dataset that were looked at", "constant"),
+    Metric(
+        "data/rows_broken",
+        "rows",
+        "rows of the dataset left out because they cannot be used; at most `data.max_broken_share` of them",
+        "0; the first ones are named where the run begins",
+    ),
+    Metric(
+        "data/rows_broken/*",
+        "rows",
+        "those of `data/rows_broken` with one reason: `not_json`, `missing_column`, `wrong_type`, `empty`, "
+        "`messages` (nobody can answer them here) or `conflict` (of two ids, or of two answers)",
+        "absent; rows = broken + `data/prompts_dropped` + the prompts",
+    ),
     Metric(
         "data/prompts_dropped",
         "prompts",

@@ -19,11 +19,14 @@ from rlpost.training.workers import Workers
 
 
 def evaluation_data(config: RunConfig) -> DataConfig | None:
-    """Where the held-out problems are: as configured, or a synthetic task's own; None without any."""
+    """Where the held-out problems are: as configured, or a synthetic task's own; None without any.
+
+    Whatever the prompts to train on may be, none of these may be broken.
+    """
     last = config.stages[-1].data
     chosen = config.evaluation.data
     if chosen is None and last.task is not None:
-        chosen = last.model_copy(update={"split": "test"})
+        chosen = last.model_copy(update={"split": "test", "max_broken_share": None})
     if chosen is None or config.evaluation.problems is None:
         return chosen
     return chosen.model_copy(update={"limit": config.evaluation.problems})

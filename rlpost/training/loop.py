@@ -21,6 +21,7 @@ from rlpost.training.evaluating import Evaluator
 from rlpost.training.learners import Learners, mean_over_updates
 from rlpost.training.saving import Saver
 from rlpost.training.sources import Source, StepData
+from rlpost.training.stage_data import data_metrics
 from rlpost.training.state import RunState
 from rlpost.training.stopping import raise_if_asked
 
@@ -51,11 +52,7 @@ def train_stage(run: Run, stage: StageConfig, prompts: PromptSet, source: Source
     while state.stage_step < train.steps:
         start = time.perf_counter()
         metrics = train_step(run.learners, state, stage, objective, source, sampler)
-        metrics |= {
-            "data/prompts_dropped": float(prompts.counts["dropped"]),
-            "data/prompts_truncated": float(prompts.counts["truncated"]),
-            "time/step_s": time.perf_counter() - start,
-        }
+        metrics |= data_metrics(prompts) | {"time/step_s": time.perf_counter() - start}
         if run.config.evaluation.every and state.stage_step % run.config.evaluation.every == 0:
             metrics |= run.evaluator.evaluate(state, stage)
         state.wall_s += time.perf_counter() - start

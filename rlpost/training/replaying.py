@@ -8,7 +8,7 @@ from pathlib import Path
 from rlpost.cluster import InlineGroup
 from rlpost.config import load_config, stage_objective
 from rlpost.config.schema import RunConfig, StageConfig
-from rlpost.data import PromptSampler, PromptSet, load_prompts
+from rlpost.data import PromptSampler, PromptSet
 from rlpost.errors import UserError
 from rlpost.learner import TorchLearner
 from rlpost.learner.optimizer import gradient_norm
@@ -21,6 +21,7 @@ from rlpost.training.loop import train_step
 from rlpost.training.run_directory import RunDirectory
 from rlpost.training.saving import LEARNER, STATE, run_identity
 from rlpost.training.sources import Demonstrations, Recorded, Source
+from rlpost.training.stage_data import load_stages
 from rlpost.training.state import RunState
 
 COMPARED = ("policy/loss", "learner/grad_norm", "learner/trained_tokens")
@@ -56,7 +57,7 @@ def replay(run_dir: Path, step: int, report: Callable[[str], None] = print) -> d
     if step not in recorded:
         raise UserError("the run has no such step", found=f"--step {step}", needed=f"1 to {last}")
     tokenizer = load_tokenizer(config.model)
-    data = {stage.name: load_prompts(stage.data, tokenizer, seed=config.seed) for stage in config.stages}
+    data = load_stages(config, tokenizer)
     learners = Learners(
         InlineGroup(
             TorchLearner, [{"model": config.model, "train": config.stages[0].train, "seed": config.seed}]

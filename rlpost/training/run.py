@@ -31,6 +31,7 @@ from rlpost.training.rollouts import Rollouts
 from rlpost.training.run_directory import RunDirectory, choose_directory
 from rlpost.training.saving import Saver, run_identity
 from rlpost.training.sources import Demonstrations, Source
+from rlpost.training.stage_data import load_stages, remarks
 from rlpost.training.state import RunState
 from rlpost.training.workers import Workers
 
@@ -50,7 +51,7 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
     if config.cluster.threads is not None:
         torch.set_num_threads(config.cluster.threads)
     tokenizer = load_tokenizer(config.model)
-    data = {stage.name: load_prompts(stage.data, tokenizer, seed=config.seed) for stage in config.stages}
+    data = load_stages(config, tokenizer)
     held_out_data = evaluation_data(config)
     held_out = None if held_out_data is None else load_prompts(held_out_data, tokenizer, seed=config.seed)
     with ExitStack() as stack:
@@ -59,6 +60,8 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
             scorer.canary(data[sampling_stages(config)[0].name].prompts)
         line = stack.enter_context(ScoringLine(scorer, background=config.cluster.mode == "ray"))
         progress = stack.enter_context(Progress(config.name))
+        for remark in remarks(data):
+            progress.message(remark)
         cluster = stack.enter_context(start_cluster(config.cluster, directory.logs, progress.message))
         cluster.reserve(config)
         learners, workers = start_actors(cluster, config, directory, data, progress.message)

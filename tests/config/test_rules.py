@@ -78,6 +78,11 @@ def test_the_source_of_held_out_problems_is_checked_too(message):
     assert "where:  evaluation.data, command line" in message("evaluation.data.limit=3")
 
 
+def test_an_evaluation_takes_no_broken_row(message):
+    text = message("evaluation.data.path=x.jsonl", "evaluation.data.max_broken_share=0.01")
+    assert "evaluation.data.max_broken_share" in text and "an evaluation takes no broken row" in text
+
+
 def test_options_of_another_source_are_refused(message):
     assert "`subset` is read only with `dataset`" in message("data.subset=main")
     options = ("data={path: a.jsonl, demonstration_column: b, task: null, task_options: {digits: 2}}",)

@@ -9,6 +9,7 @@ import pytest
 from rlpost.config.schema import DataConfig
 from rlpost.data import load_prompts
 from rlpost.errors import DataError
+from rlpost.models.tokenizer import build_tiny_tokenizer
 
 GOOD = {"prompt": "p", "answer": "a"}
 
@@ -245,8 +246,9 @@ def test_a_file_that_is_not_parquet_is_refused(write_rows, tokenizer):
 def test_rows_of_a_parquet_file_are_counted_from_one(tmp_path, tokenizer):
     rows = [{**GOOD, "answer": None if n in (1, 1500) else "a"} for n in range(1, 2001)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "data.parquet")
-    error = failure(tokenizer, tmp_path / "data.parquet")
+    error = failure(tokenizer, tmp_path / "data.parquet", max_broken_share=0.0005)
     assert error.what == "2 of 2000 rows cannot be used"
+    assert error.details["needed"] == "at most 0.0005 of the rows (data.max_broken_share)"
     assert [line.split(":")[0].strip() for line in error.details["found"].split("\n")] == [
         "row 1",
         "row 1500",
@@ -284,3 +286,72 @@ def test_good_rows_pass_so_that_the_tests_above_can_fail(write_rows, tokenizer):
     }
     path = write_rows(GOOD, chat, json.dumps({**GOOD, "answer": False}))
     assert len(load_prompts(DataConfig(path=path), tokenizer)) == 3
+
+
+BROKEN = {
+    "not_json": ["{", "[1]", b'{"prompt": "\xff"}'],
+    "missing_column": [{"prompt": "p"}, {"answer": "a"}],
+    "wrong_type": [{**GOOD, "prompt": 3}, {**GOOD, "answer": None}],
+    "empty": [{**GOOD, "prompt": " "}, {**GOOD, "answer": ""}, {**GOOD, "prompt": []}],
+    "messages": [{**GOOD, "prompt": messages(("bot", "hi"))}],
+    "conflict": [{**GOOD, "id": 0}, {**GOOD, "id": 7}],
+}
+
+
+def with_broken_rows(write_rows, good):
+    """A file of `good` rows and the 13 broken ones, one after every 40th; the lines of the broken ones."""
+    rows = [{**GOOD, "id": number} for number in range(good)]
+    lines = []
+    for number, bad in enumerate(row for kind in BROKEN.values() for row in kind):
+        rows.insert(40 * (number + 1), {"id": 10_000 + number, **bad} if isinstance(bad, dict) else bad)
+        lines.append(40 * (number + 1) + 1)
+    return write_rows(*rows), lines
+
+
+def test_broken_rows_up_to_the_limit_are_left_out_shown_and_counted_by_reason(write_rows, tokenizer):
+    path, lines = with_broken_rows(write_rows, good=987)
+    config = DataConfig(path=path, id_column="id", max_broken_share=0.013)
+    prompts = load_prompts(config, tokenizer)
+    assert [p.id for p in prompts] == [str(number) for number in range(987)]
+    assert prompts.counts["rows"] == 1000 and prompts.counts["kept"] == 987
+    assert prompts.counts["broken"] == 13
+    assert prompts.broken == {reason: len(rows) for reason, rows in BROKEN.items()}
+    [remark] = prompts.remarks
+    assert remark.splitlines()[0] == (
+        f"{path}: 13 of 1000 rows cannot be used, left out "
+        "(3 not_json, 2 missing_column, 2 wrong_type, 3 empty, 1 messages, 2 conflict)"
+    )
+    assert [int(line.split()[1].rstrip(":")) for line in remark.splitlines()[1:6]] == lines[:5]
+    assert remark.splitlines()[6].strip() == "... and 8 more"
+
+
+@pytest.mark.parametrize(("good", "share"), [(986, 0.013), (987, 0.0129), (987, 0.0), (987, None)])
+def test_one_broken_row_more_than_the_limit_refuses_the_data(good, share, write_rows, tokenizer):
+    path, _ = with_broken_rows(write_rows, good)
+    error = failure(tokenizer, path, id_column="id", max_broken_share=share)
+    assert error.what == f"13 of {good + 13} rows cannot be used"
+    assert (f"at most {share} of the rows" in str(error)) == bool(share)
+
+
+def test_data_in_which_every_row_is_broken_is_refused_at_any_limit(write_rows, tokenizer):
+    error = failure(tokenizer, write_rows("{", "["), max_broken_share=1.0)
+    assert error.what == "2 of 2 rows cannot be used"
+
+
+def test_a_prompt_that_the_template_refuses_counts_as_a_broken_row(write_rows):
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.chat_template = "{% if messages[0].content == 'odd' %}{{ raise_exception('no') }}{% endif %}hi"
+    config = DataConfig(path=write_rows(GOOD, {**GOOD, "prompt": "odd"}, GOOD), max_broken_share=0.5)
+    prompts = load_prompts(config, tokenizer)
+    assert prompts.counts["kept"] == 2 and prompts.broken["messages"] == 1
+    assert "line 2: the chat template refuses the messages: no" in prompts.remarks[0]
+
+
+def test_what_is_left_out_or_cut_for_its_length_is_told(write_rows, tokenizer):
+    path = write_rows(GOOD, {**GOOD, "prompt": "p" * 50})
+    for policy, fate in (("drop", "left out"), ("truncate", "cut to their last tokens")):
+        config = DataConfig(path=path, template="none", max_prompt_tokens=40, overlong_prompts=policy)
+        assert load_prompts(config, tokenizer).remarks == (
+            f"{path}: 1 of 2 prompts have more than 40 tokens, {fate} (data.overlong_prompts: {policy})",
+        )
+    assert load_prompts(DataConfig(path=path), tokenizer).remarks == ()
