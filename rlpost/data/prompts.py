@@ -69,7 +69,7 @@ def load_prompts(config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed
     encoded = _encode(rows, encoder, source.bad)
     source.bad.raise_above(config.max_broken_share or 0.0, source.total)
     kept, truncated = _fit(encoded, config, source.name)
-    prompts = tuple(_prompt(row, ids, encoder) for row, ids in kept)
+    prompts = tuple(_prompt(row, ids, encoder, source.name) for row, ids in kept)
     counts = {
         "rows": source.total,
         "broken": len(source.bad),
@@ -133,7 +133,7 @@ def _fit(encoded: Sequence[Encoded], config: DataConfig, source: str) -> tuple[l
     return kept, 0
 
 
-def _prompt(row: CheckedRow, ids: tuple[int, ...], encoder: PromptEncoder) -> Prompt:
+def _prompt(row: CheckedRow, ids: tuple[int, ...], encoder: PromptEncoder, source: str) -> Prompt:
     text = row.demonstration
     return Prompt(
         id=row.id,
@@ -141,6 +141,7 @@ def _prompt(row: CheckedRow, ids: tuple[int, ...], encoder: PromptEncoder) -> Pr
         token_ids=ids,
         columns=row.columns,
         demonstration=None if text is None else encoder.encode_demonstration(text),
+        place=f"{source}, {row.place}",
     )
 
 

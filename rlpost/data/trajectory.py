@@ -58,6 +58,7 @@ class Prompt:
         token_ids: what the model reads.
         columns: the dataset row; reward functions receive these by name.
         demonstration: token ids of a demonstrated response, ending in EOS; None without one.
+        place: file and line, or dataset and row, for messages; "" when nobody knows.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Prompt:
     token_ids: tuple[int, ...]
     columns: Mapping[str, Any] = field(default_factory=dict)
     demonstration: tuple[int, ...] | None = None
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,18 +99,25 @@ class Scorer:
                         "or give it a default",
                     )
 
-    def canary(self, prompts: Sequence[Prompt], *, sample: int = 32) -> None:
+    def canary(
+        self, prompts: Sequence[Prompt], *, sample: int = 32, max_failure_share: float = 0.0
+    ) -> list[str]:
         """Try the rewards, in the real worker processes, on known answers of at most `sample` prompts.
 
         A gold response must score 1.0 and garbage less; a reward without a gold answer runs its own
-        `selfcheck`.
+        `selfcheck`. At most `max_failure_share` of these responses may fail to score; a wrong score is always
+        an error.
+
+        Returns:
+            for people: of each reward that failed within that share, how often, and where first.
 
         Raises:
             RewardError: names the row, the gold answer, the score and the note.
         """
         self.check_columns(prompts[0].columns if prompts else ())
         count = min(sample, len(prompts))
-        run_canary(self._executor, [prompts[k * len(prompts) // count] for k in range(count)])
+        tried = [prompts[k * len(prompts) // count] for k in range(count)]
+        return run_canary(self._executor, tried, max_failure_share)
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
         """The same trajectories with their rewards."""

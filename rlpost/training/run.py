@@ -56,11 +56,15 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
     held_out = None if held_out_data is None else load_prompts(held_out_data, tokenizer, seed=config.seed)
     with ExitStack() as stack:
         scorer = stack.enter_context(Scorer(run_rewards(config), config.scoring))
+        noted = list(remarks(data))
         if config.scoring.canary:
-            scorer.canary(data[sampling_stages(config)[0].name].prompts)
+            noted += scorer.canary(
+                data[sampling_stages(config)[0].name].prompts,
+                max_failure_share=config.scoring.max_failure_share,
+            )
         line = stack.enter_context(ScoringLine(scorer, background=config.cluster.mode == "ray"))
         progress = stack.enter_context(Progress(config.name))
-        for remark in remarks(data):
+        for remark in noted:
             progress.message(remark)
         cluster = stack.enter_context(start_cluster(config.cluster, directory.logs, progress.message))
         cluster.reserve(config)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -125,6 +126,34 @@ def test_the_canary_names_the_row_its_gold_answer_and_what_it_got(scorer_of):
     says = r"(?s)\(1 of 2 rows tried\).*row 'p1' with answer 'many'.*no number"
     with pytest.raises(RewardError, match=says):
         scorer.canary([prompt("4", 0), prompt("many", 1)])
+
+
+FAILS_ON_SOME = """def reward(completion, answer):
+    if completion == "3" or (completion == "qwxz qwxz" and answer == "7"): raise ValueError("unreadable")
+    return float(completion == answer) * (0.5 if answer == "wrong" else 1.0)
+
+def gold_completion(answer):
+    return str(int(answer)) if answer != "wrong" else answer
+"""
+
+
+def test_the_canary_lets_a_reward_fail_on_no_more_than_the_share_given_and_tells(scorer_of):
+    scorer = scorer_of(FAILS_ON_SOME)
+    prompts = [replace(prompt(str(n), n), place=f"data.jsonl, line {n + 1}") for n in range(10)]
+    [remark] = scorer.canary(prompts, max_failure_share=0.1)
+    assert "failed on 2 of the responses" in remark and "row 'p3' (data.jsonl, line 4)" in remark
+    assert "unreadable" in remark
+    with pytest.raises(RewardError, match=r"fails on a gold answer \(1 of 10 rows tried\)"):
+        scorer.canary(prompts)
+    odd = replace(prompts[5], columns={"answer": "five"})
+    with pytest.raises(RewardError, match=r"(?s)`gold_completion` failed.*data.jsonl, line 6"):
+        scorer.canary([*prompts[4:7], odd])
+    with pytest.raises(RewardError, match=r"fails on a gold answer \(1 of 10 rows tried\)"):
+        scorer.canary([*prompts, odd], max_failure_share=0.1)  # one unwritten, one unreadable: two of eleven
+    [remark] = scorer.canary([*prompts, odd], max_failure_share=0.2)
+    assert "failed on 3 of the responses" in remark and "invalid literal" in remark
+    with pytest.raises(RewardError, match=r"does not give a gold answer 1.0"):
+        scorer.canary([*prompts, prompt("wrong", 10)], max_failure_share=1.0)
 
 
 def test_the_canary_uses_the_files_own_gold_response_and_accepts_any_scale_of_wrong(scorer_of):
