@@ -47,7 +47,7 @@ def run_canary(executor: Executor, prompts: Sequence[Prompt], max_failure_share:
         if failed:
             remarks.append(
                 f"canary: reward {description.name!r} failed on {len(failed)} of the responses tried, "
-                f"which its limit allows; the first is {failed[0]}"
+                f"as scoring.max_failure_share allows; the first is {failed[0]}"
             )
     return remarks
 
