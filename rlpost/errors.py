@@ -98,6 +98,14 @@ class EngineLostError(RolloutError):
     """An engine's process died or made no progress; no request is to blame, so a fresh one may do better."""
 
 
+class EndpointError(RlpostError):
+    """A model server gave no usable answer to one request, after all retries."""
+
+
+class EndpointTimeoutError(EndpointError):
+    """A model server gave none within the deadline of the request."""
+
+
 class DeadlineError(RlpostError):
     """Something that others wait for did not answer in time."""
 

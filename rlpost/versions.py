@@ -94,6 +94,10 @@ ROWS = (
         "deepspeed", ("deepspeed",), "0.19.8", "==0.19.8", "training on several ranks with ZeRO",
         "the layout of its checkpoints and optimizer state changes", extra="deepspeed",
     ),
+    Dependency(
+        "openai", ("openai",), "3.54.0", ">=3.50", "asking model servers: rlpost eval --endpoint, the reward "
+        "llm_judge", "requests are sent and errors are named differently", extra="endpoint",
+    ),
 )  # fmt: skip
 
 DEPENDENCIES = {row.name: row for row in ROWS}

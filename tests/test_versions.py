@@ -29,12 +29,12 @@ def site(tmp_path):
 
 
 def requirements(project_root) -> tuple[dict[str, Requirement], dict[str, Requirement]]:
-    """Requirements of pyproject.toml by name: those of every installation, those of the cluster's extras."""
+    """Requirements of pyproject.toml by name: those of every installation, those of extras."""
     project = tomllib.loads((project_root / "pyproject.toml").read_text())["project"]
     options = project["optional-dependencies"]
     core = map(Requirement, project["dependencies"])
-    cluster = map(Requirement, [*options["ray"], *options["vllm"], *options["deepspeed"]])
-    return {r.name: r for r in core}, {r.name: r for r in cluster}
+    extras = map(Requirement, [r for e in ("ray", "vllm", "deepspeed", "endpoint") for r in options[e]])
+    return {r.name: r for r in core}, {r.name: r for r in extras}
 
 
 def test_a_version_within_the_range_is_returned(site):
@@ -98,8 +98,8 @@ def test_every_tested_version_is_in_its_supported_range():
 
 
 def test_the_table_has_the_ranges_of_pyproject(project_root):
-    core, cluster = requirements(project_root)
-    for wanted, required in ((core, True), (cluster, False)):
+    core, extras = requirements(project_root)
+    for wanted, required in ((core, True), (extras, False)):
         rows = {row.distributions[0]: row for row in DEPENDENCIES.values() if row.required is required}
         assert rows.keys() == wanted.keys()
         for name, row in rows.items():

@@ -1,13 +1,14 @@
 """What every sampling engine is: token ids in, token ids with log-probs and versions out.
 
-The torch engine and the vLLM engine pass the same contract tests (tests/rollout/engine_contract.py).
+A `Sampler` is what evaluation needs of it: it samples. An `Engine` also takes weights. The torch engine and
+the vLLM engine pass the same contract tests (tests/rollout/engine_contract.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rlpost.data.trajectory import FinishReason
 from rlpost.errors import RolloutError, WeightTransferError
@@ -42,12 +43,15 @@ class SampleRequest:
     Attributes:
         id: no two requests of an engine may have the same one at the same time.
         seed: decides the stream of random numbers; that stream goes on when the weights change.
+        prompt: what samplers read that take no token ids: the text after the chat template, or chat
+            messages with `role` and `content`. None where token ids are enough.
     """
 
     id: str
     prompt_token_ids: tuple[int, ...]
     seed: int
     settings: SamplingSettings
+    prompt: str | tuple[Mapping[str, str], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,9 @@ class Sample:
             when weights came while the response was running.
         finish_reason: "eos", "stop" or "length".
         text: decoded without special tokens and without the stop string.
+        unseen_tokens: for a sampler that may not say which tokens it sampled: how many they were, and
+            -1 when it does not even say that. `token_ids`, `logprobs` and `versions` are empty then.
+            None: they are in `token_ids`.
     """
 
     id: str
@@ -71,6 +78,29 @@ class Sample:
     versions: tuple[int, ...]
     finish_reason: FinishReason
     text: str
+    unseen_tokens: int | None = None
+
+    @property
+    def tokens(self) -> int | None:
+        """How many tokens were sampled; None when nobody knows."""
+        if self.unseen_tokens is None:
+            return len(self.token_ids)
+        return self.unseen_tokens if self.unseen_tokens >= 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSample:
+    """A request that came to nothing although it may be right: there is no response that could be scored.
+
+    Attributes:
+        id: the request's.
+        outcome: of the RewardResult that stands for it: "timeout" or "error", never a score.
+        note: what happened, for people.
+    """
+
+    id: str
+    outcome: Literal["timeout", "error"]
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +115,44 @@ class Receivers:
     device: str
 
 
-class Engine(Protocol):
+class Sampler(Protocol):
+    """Requests in, one response each out; its owner steps it, or has `generate` do so.
+
+    A sampler on the way to which requests can get lost answers those with a `FailedSample`.
+    """
+
+    @property
+    def unfinished(self) -> int:
+        """The requests added whose responses `step` has not returned and `abort` not forgotten."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Tokens sampled since it was made, as far as it knows them."""
+        ...
+
+    def add(self, requests: Sequence[SampleRequest]) -> None:
+        """Take requests in; none of them was taken when it raises."""
+        ...
+
+    def step(self) -> Sequence[Sample | FailedSample]:
+        """The responses that have finished since the last step, in no particular order; never waits long."""
+        ...
+
+    def abort(self) -> None:
+        """Forget all unfinished requests."""
+        ...
+
+    def generate(self, requests: Sequence[SampleRequest]) -> Sequence[Sample | FailedSample]:
+        """One response per request, in the order of the requests."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back; nothing may be called after."""
+        ...
+
+
+class Engine(Sampler, Protocol):
     """A sampler that its owner steps: between two steps requests may come, and weights may change.
 
     `add` and `step` are for owners that do something else meanwhile; `generate` does both. An engine
@@ -213,15 +280,15 @@ class Engine(Protocol):
         ...
 
 
-def generate_all(engine: Engine, requests: Sequence[SampleRequest]) -> list[Sample]:
-    """`Engine.generate` by way of `add` and `step`."""
+def generate_all(engine: Sampler, requests: Sequence[SampleRequest]) -> list:
+    """`generate` by way of `add` and `step`."""
     if engine.unfinished:
         raise RolloutError(
             "generate needs an engine that is doing nothing else",
             found=f"{engine.unfinished} unfinished requests",
             needed="step until there are none, or abort",
         )
-    done: dict[str, Sample] = {}
+    done: dict[str, Sample | FailedSample] = {}
     try:
         engine.add(requests)
         while engine.unfinished:

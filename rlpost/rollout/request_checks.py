@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from rlpost.errors import ConfigError, RolloutError
-from rlpost.rollout.engine import SampleRequest, SamplingSettings
+from rlpost.rollout.engine import SampleRequest
 
 
 def check_requests(
@@ -22,6 +22,15 @@ def check_requests(
         ConfigError: a setting is out of range, or prompt and response do not fit.
         RolloutError: a prompt is empty or holds ids that the model does not know, or an id is in use.
     """
+    refuse_equal_ids(requests, in_use)
+    for request in requests:
+        _check_prompt(request, embeddings)
+        check_settings(request)
+        check_length(request, positions)
+
+
+def refuse_equal_ids(requests: Sequence[SampleRequest], in_use: Collection[str]) -> None:
+    """Raise RolloutError for requests whose responses could not be told apart."""
     seen: set[str] = set()
     for request in requests:
         if request.id in in_use or request.id in seen:
@@ -31,12 +40,10 @@ def check_requests(
                 needed="an id that no unfinished request has",
             )
         seen.add(request.id)
-        _check_request(request, embeddings, positions)
 
 
-def _check_request(request: SampleRequest, embeddings: int, positions: int | None) -> None:
-    prompt, settings = request.prompt_token_ids, request.settings
-    where = f"request {request.id!r}"
+def _check_prompt(request: SampleRequest, embeddings: int) -> None:
+    prompt, where = request.prompt_token_ids, f"request {request.id!r}"
     if not prompt:
         raise RolloutError("an empty prompt cannot be sampled from", where=where, needed="at least one token")
     if min(prompt) < 0 or max(prompt) >= embeddings:
@@ -47,7 +54,11 @@ def _check_request(request: SampleRequest, embeddings: int, positions: int | Non
             needed=f"0 to {embeddings - 1}",
             remedy="tokenise the prompt with the tokenizer that belongs to the model",
         )
-    _check_settings(settings, where)
+
+
+def check_length(request: SampleRequest, positions: int | None) -> None:
+    """Raise ConfigError unless prompt and response fit into the model's positions, if they are limited."""
+    prompt, settings, where = request.prompt_token_ids, request.settings, f"request {request.id!r}"
     if positions is not None and len(prompt) + settings.max_tokens > positions:
         raise ConfigError(
             "prompt and response do not fit into the model's positions",
@@ -60,8 +71,9 @@ def _check_request(request: SampleRequest, embeddings: int, positions: int | Non
         )
 
 
-def _check_settings(settings: SamplingSettings, where: str) -> None:
+def check_settings(request: SampleRequest) -> None:
     """Raise ConfigError unless every sampling setting is in its range."""
+    settings = request.settings
     for name, right, needed in (
         ("temperature", settings.temperature >= 0, "0 (greedy) or more"),
         ("top_p", 0 < settings.top_p <= 1, "above 0, at most 1"),
@@ -72,7 +84,7 @@ def _check_settings(settings: SamplingSettings, where: str) -> None:
         if not right:
             raise ConfigError(
                 f"the sampling setting {name} is out of range",
-                where=where,
+                where=f"request {request.id!r}",
                 found=repr(getattr(settings, name)),
                 needed=needed,
             )
