@@ -81,9 +81,14 @@ def test_workers_killed_and_stopped_in_generation_in_a_sync_and_while_idle_chang
     run = train(recipe(tmp_path, "cluster.hang_deadline_s=5"), tmp_path / "run")
     assert len(set(faults.victims)) == 6
     printed = "".join(capfd.readouterr())
+    calls = []
     for index, pid in enumerate(faults.victims):
-        call, ending = "load_weights" if index % 3 else "poll", "died" if index < 3 else "is silent"
-        assert re.search(rf"rollout worker \d {ending}\n  where:  {call}, on .*, process {pid}\n", printed)
+        ending = "died" if index < 3 else "is silent"
+        found = re.search(rf"rollout worker \d {ending}\n  where:  (\w+), on .*, process {pid}\n", printed)
+        assert found, (index, pid)
+        calls.append(found[1])
+    # On a busy machine a worker may have taken the weights before the signal came to it.
+    assert set(calls) == {"poll", "load_weights"}
     assert sum(column(run, "rollout/worker_restarts")) >= 6
     assert sum(column(run, "rollout/resubmitted_samples")) >= 2
     assert_the_run_is_whole(run, faults, undisturbed)
@@ -168,7 +173,7 @@ def test_a_vllm_engine_that_is_killed_or_stopped_and_a_killed_worker_are_replace
     assert not any(alive(pid) for pid in families)
     printed = "".join(capfd.readouterr())
     assert f"the vLLM engine died\n  where:  step, process {engines[0]}\n" in printed
-    assert "rollout worker 0 died\n  where:  load_weights" in printed
+    assert re.search(r"rollout worker 0 died\n  where:  (load_weights|poll), ", printed)
     assert f"the vLLM engine made no progress\n  where:  step, processes {engines[2]}\n" in printed
     assert sum(column(run, "rollout/worker_restarts")) == 3
     assert sum(column(run, "rollout/resubmitted_samples")) >= 2
