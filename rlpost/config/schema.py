@@ -166,6 +166,9 @@ class ScoringConfig(Section):
     """Warm processes that score at the same time."""
     deadline_s: float = Field(default=5.0, gt=0)
     """Seconds that one sample may take; past it the worker is killed and replaced."""
+    memory_gib: float = Field(default=4.0, gt=0)
+    """GiB of address space that each worker may take beyond its imports; a reward function that asks for more
+    gets a MemoryError."""
     max_failure_share: float = Field(default=0.2, ge=0, le=1)
     """The run stops when more than this share of a step's samples fail to score."""
     canary: bool = True

@@ -17,9 +17,6 @@ from rlpost.scoring.task import Reply, Task
 if TYPE_CHECKING:
     from rlpost.config.schema import RewardConfig, ScoringConfig
 
-MEMORY_BYTES = 4 << 30
-"""Address space that scoring one sample may take beyond what the reward files' imports took."""
-
 
 class Executor:
     """Slots of worker processes behind one blocking, thread-safe call.
@@ -32,12 +29,12 @@ class Executor:
         ScoringError: the workers do not start.
     """
 
-    def __init__(
-        self, rewards: Sequence[RewardConfig], scoring: ScoringConfig, memory_bytes: int | None = MEMORY_BYTES
-    ) -> None:
+    def __init__(self, rewards: Sequence[RewardConfig], scoring: ScoringConfig) -> None:
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._slots = [Slot(rewards, scoring.deadline_s, memory_bytes) for _ in range(scoring.workers)]
+        self._slots = [
+            Slot(rewards, scoring.deadline_s, int(scoring.memory_gib * 2**30)) for _ in range(scoring.workers)
+        ]
         try:
             for slot in self._slots:
                 slot.start()

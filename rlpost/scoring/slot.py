@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pickle
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlpost.errors import RewardError, ScoringError
 from rlpost.scoring.task import Reply, Task
+from rlpost.scoring.worker import EXPLAIN, REPLACE, UP
 
 if TYPE_CHECKING:
     from rlpost.config.schema import RewardConfig
@@ -31,7 +33,7 @@ MAX_FAILED_STARTS = 3
 
 
 class State(Enum):
-    """Of a slot: no process; importing; waiting for a fresh server; ready for tasks."""
+    """Of a slot: no process; importing; waiting until a fresh server is up; ready for tasks."""
 
     DOWN = 0
     STARTING = 1
@@ -47,7 +49,7 @@ class Slot:
     each task's own: it runs from the moment the server could begin it, when the answer before it arrived.
     """
 
-    def __init__(self, configs: Sequence[RewardConfig], deadline_s: float, memory_bytes: int | None) -> None:
+    def __init__(self, configs: Sequence[RewardConfig], deadline_s: float, memory_bytes: int) -> None:
         # Plain data: a worker process has no need of the configuration's library.
         self.configs = [c.model_dump(include={"function", "name", "options"}) for c in configs]
         self.deadline_s = deadline_s
@@ -99,13 +101,13 @@ class Slot:
         ours.setblocking(False)
         self._enter(State.STARTING)
 
-    def replace(self) -> None:
+    def replace(self, request: bytes = REPLACE) -> None:
         """Ask the supervisor to kill its server and fork a fresh one."""
         self._close_data()
         self.window = 1
         self._enter(State.REPLACING)
         with contextlib.suppress(OSError):  # when the supervisor has died, reading says so
-            self._control.send(b"r")
+            self._control.send(request)
 
     def hang_up(self) -> None:
         """Tell the supervisor to end its server with all descendants, and itself; do not wait."""
@@ -168,11 +170,10 @@ class Slot:
         """Enforce the deadlines that have passed; the task that ran out of time, if any."""
         waited = now - self._since
         if self.state is State.SERVING and self.flying and waited > self.deadline_s:
-            late = Reply(
-                self.flying.popleft(), None, waited, "timeout", f"no score within {self.deadline_s:g} s"
-            )
+            note = f"no score within {self.deadline_s:g} s"
+            self._lost = Reply(self.flying.popleft(), None, waited, "timeout", note)
             self.replace()
-            return [late]
+            return []
         if self.state is State.REPLACING and waited > REPLACE_DEADLINE_S:
             lost, self._lost = self._lost, None
             self.start()
@@ -224,6 +225,10 @@ class Slot:
         *lines, rest = self._inbox.split(b"\n")
         self._inbox = bytearray(rest)
         for line in lines:
+            if self.state is State.REPLACING and line + b"\n" == UP:
+                self._failed_starts = 0
+                self._enter(State.SERVING)
+                continue
             reply = self._parse(line)
             if reply is None:
                 ended = True
@@ -232,11 +237,17 @@ class Slot:
             if self.state is not State.SERVING:
                 return replies
         if ended or len(self._inbox) > MAX_REPLY_BYTES:
-            if self.flying:
-                seconds = time.monotonic() - self._since
-                self._lost = Reply(self.flying.popleft(), None, seconds, "error", "the worker process ended")
-            self.replace()
+            self._lose_server()
         return replies
+
+    def _lose_server(self) -> None:
+        if self.state is State.REPLACING:
+            self.start()  # the server ended before it had a task: not a reward function's doing
+            return
+        if self.flying:
+            seconds = time.monotonic() - self._since
+            self._lost = Reply(self.flying.popleft(), None, seconds, "error", "the worker process ended")
+        self.replace(EXPLAIN)
 
     def _parse(self, line: bytes) -> Reply | None:
         """The answer to the task in front; None when the line is not that."""
@@ -282,15 +293,16 @@ class Slot:
             raise RewardError(error["what"], **error["details"])
         if "ready" in message:
             self.descriptions = message["ready"]
-            self._failed_starts = 0
             self.replace()
             return []
         self._server = message["server"]
-        self._enter(State.SERVING)
+        self._enter(State.REPLACING)
         lost, self._lost = self._lost, None
         if lost is None:
             return []
-        return [Reply(lost.number, None, lost.seconds, "error", message["ending"] or lost.note)]
+        note = lost.note if lost.failed == "timeout" else message["ending"]
+        output = f"; the process's last output: {message['output']}" if message["output"] else ""
+        return [dataclasses.replace(lost, note=note + output)]
 
     def _supervisor_died(self) -> list[Reply]:
         lost, self._lost = self._lost, None

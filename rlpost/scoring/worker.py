@@ -6,8 +6,9 @@ descendants and forks a fresh one within milliseconds. It dies when the driver d
 with it.
 
 Driver to server: pickled tasks, length-prefixed. Server to driver: JSON lines only, so that nothing a
-reward function does can reach the driver as code. What a reward function prints is kept, the last 4 kB, for
-error notes.
+reward function does can reach the driver as code. Of what a reward function prints, the last 4 kB are kept
+for the notes of failures and the rest is read and forgotten: printing is no failure, and printing without end
+is one when the deadline passes, like any other loop.
 """
 
 from __future__ import annotations
@@ -40,7 +41,18 @@ from rlpost.scoring.verdict import failure
 
 TASK_HEADER = struct.Struct("<QI")
 """Task number and length of the pickled (operation, reward index, prompt, completion, columns)."""
+REPLACE, EXPLAIN = b"r", b"e"
+"""What the driver asks a supervisor for: a fresh server; the same, and how the one before it ended."""
+UP = b"up\n"
+"""A server's first line. A deadline begins after it, so that forking on a busy machine costs no sample."""
 OUTPUT_BYTES = 4096
+EXIT_S = 0.1
+"""Longest wait for the exit status of a server whose connection has ended."""
+LEFT = (
+    *("threads", "an alarm", "signal handlers", "other standard files or folder", "other standard streams"),
+    *("child processes", "another recursion limit"),
+)
+"""In words, what `_process_state` looks at."""
 POLL_S = 0.5
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -85,7 +97,7 @@ class Supervisor:
         control: socket.socket,
         functions: Sequence[RewardFunction],
         driver: int,
-        memory_bytes: int | None,
+        memory_bytes: int,
     ) -> None:
         self.control = control
         self.functions = functions
@@ -97,21 +109,24 @@ class Supervisor:
         self.tail = b""
 
     def run(self) -> None:
-        """Obey the driver: each byte on the control socket asks for a fresh server."""
+        """Obey the driver: each byte on the control socket is a request."""
         try:
             while os.getppid() == self.driver:
                 ready, _, _ = select.select([self.control, self.output], [], [], POLL_S)
                 if self.output in ready:
                     self._drain()
                 if self.control in ready:
-                    if not self.control.recv(1):
+                    request = self.control.recv(1)
+                    if not request:
                         return
-                    self._replace()
+                    self._replace(explain=request == EXPLAIN)
         finally:
             self._bury()
 
-    def _replace(self) -> None:
-        ending = self._bury()
+    def _replace(self, *, explain: bool) -> None:
+        ending = self._bury(explain=explain)
+        output = self.tail.decode(errors="replace").strip()
+        self.tail = b""
         ours, theirs = socket.socketpair()
         supervisor = os.getpid()
         pid = os.fork()
@@ -126,22 +141,23 @@ class Supervisor:
         self.server = pid
         ours.close()
         with theirs:
-            socket.send_fds(self.control, [_line({"server": pid, "ending": ending})], [theirs.fileno()])
+            socket.send_fds(
+                self.control, [_line({"server": pid, "ending": ending, "output": output})], [theirs.fileno()]
+            )
 
-    def _bury(self) -> str:
-        """Kill the server and whatever it started; how it ended, and its last output."""
+    def _bury(self, *, explain: bool = False) -> str:
+        """Kill the server and whatever it started; how it ended, if that is asked."""
         if self.server is None:
             return ""
-        ended, status = os.waitpid(self.server, os.WNOHANG)
+        ending = _ending(self.server) if explain else ""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.server, signal.SIGKILL)
-        if not ended:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(self.server, signal.SIGKILL)
-            _, status = os.waitpid(self.server, 0)
+        os.waitpid(self.server, 0)
         self.server = None
         _kill_children()
         self._drain()
-        ending, self.tail = _ending(status, self.tail), b""
         return ending
 
     def _drain(self) -> None:
@@ -154,12 +170,12 @@ class Server:
     """Runs reward functions, one task at a time, until it is killed."""
 
     def __init__(
-        self, connection: socket.socket, functions: Sequence[RewardFunction], memory_bytes: int | None
+        self, connection: socket.socket, functions: Sequence[RewardFunction], memory_bytes: int
     ) -> None:
         self.connection = connection
         self.functions = functions
-        if memory_bytes is not None:
-            _limit_memory(memory_bytes)
+        self.memory_bytes = memory_bytes
+        _limit_memory(memory_bytes)
         self.pid = os.getpid()
         self.clean_state = _process_state()
 
@@ -167,6 +183,7 @@ class Server:
         """Answer tasks in order. Ends after a task that left threads, children or signal handlers behind,
         so that they cannot disturb the next one."""
         stream = self.connection.makefile("rb")
+        self.connection.sendall(UP)
         retire = False
         while not retire:
             header = stream.read(TASK_HEADER.size)
@@ -181,7 +198,9 @@ class Server:
                 value = failure(user_traceback(error))
             if os.getpid() != self.pid:
                 break  # the reward function forked, and this is its child
-            retire = _process_state() != self.clean_state
+            left = self._left_behind()
+            retire = bool(left)
+            value = self._annotated(value, left)
             reply = {"task": number, "seconds": time.monotonic() - started, "retire": retire, "value": value}
             self.connection.sendall(_line(reply))
         os._exit(0)
@@ -199,6 +218,19 @@ class Server:
         cases = {"cases": function.selfcheck()}
         json.dumps(cases, allow_nan=False)
         return cases
+
+    def _left_behind(self) -> list[str]:
+        state = _process_state()
+        return [name for name, was, now in zip(LEFT, self.clean_state, state, strict=True) if was != now]
+
+    def _annotated(self, value: dict[str, Any], left: Sequence[str]) -> dict[str, Any]:
+        """The verdict, with what its note should say beside the function's own words."""
+        notes = [str(value.get("note") or "")]
+        if notes[0].startswith("MemoryError"):
+            notes.append(f"a worker may take {self.memory_bytes / 2**30:g} GiB (scoring.memory_gib)")
+        if left:
+            notes.append(f"left behind, and ended with the worker process: {', '.join(left)}")
+        return {**value, "note": "; ".join(filter(None, notes))} if "note" in value else value
 
 
 def _become_server(supervisor: int, output_end: int, close: Sequence[socket.socket]) -> None:
@@ -272,11 +304,20 @@ def _children() -> list[int]:
     return pids
 
 
-def _ending(status: int, tail: bytes) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-    printed = tail.decode(errors="replace").strip()
-    return f"the worker process ended {how}" + (f"; its last output: {printed}" if printed else "")
+def _ending(pid: int) -> str:
+    """How a server whose connection has ended did end, without reaping it."""
+    until = time.monotonic() + EXIT_S
+    while (end := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:
+        if time.monotonic() > until:
+            return (
+                "the worker process lost its connection: files that are not the reward function's were used"
+            )
+        time.sleep(0.001)
+    if end.si_code == os.CLD_EXITED:
+        return f"the worker process ended with exit code {end.si_status}"
+    name = signal.Signals(end.si_status).name
+    hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+    return f"the worker process was killed by {name}{hint}"
 
 
 def _line(value: Any) -> bytes:

@@ -76,20 +76,26 @@ def reward(completion, note_pid=None):
 """
 
 SCORED = ["fork", "fork and hang", "thread", "alarm", "print", "fine slowly"]
+LEFT = {
+    "fork": "child processes",
+    "fork and hang": "child",
+    "thread": "threads",
+    "alarm": "an alarm, signal h",
+}
 TIMEOUT = ["hang", "sleep", "stop"]
 ERROR = {
-    "exit": "ended with exit code 3; its last output:",
-    "segfault": "SIGSEGV",
-    "kill the supervisor": "ended",
+    "exit": "ended with exit code 3; the process's last output:",
+    "segfault": "the worker process was killed by SIGSEGV; the process's last output: ",
+    "kill the supervisor": "supervisor process ended",
     "sys.exit": "SystemExit",
     "interrupt": "KeyboardInterrupt",
     "base exception": "Odd: odd",
     "recursion": "RecursionError",
-    "memory": "MemoryError",
+    "memory": "; a worker may take 4 GiB (scoring.memory_gib)",
     "object": "needed a finite number",
-    "close files": "ended",
+    "close files": "the worker process ",
     "close stdout": "ValueError: I/O operation on closed file",
-    "write to the sockets": "ended",
+    "write to the sockets": "the worker process ",
 }
 
 
@@ -131,12 +137,13 @@ def test_a_misbehaving_reward_costs_its_own_sample_and_no_other(tmp_path):
     for (_, text), result in results.items():
         if text in TIMEOUT:
             assert (result.outcome, result.score) == ("timeout", None), text
-            assert result.note == "no score within 1 s"
+            assert result.note.startswith("no score within 1 s")
         elif text in ERROR:
             assert (result.outcome, result.score) == ("error", None), text
             assert ERROR[text] in result.note
         else:
             assert (result.outcome, result.score) == ("scored", 1.0), (text, result)
+            assert LEFT.get(text, "") in result.note and bool(result.note) == (text in LEFT)
     assert Counter(r.outcome for r in results.values())["timeout"] == len(TIMEOUT)
 
 
