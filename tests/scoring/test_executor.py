@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from marked_processes import processes, wait_until_gone
 
 from rlpost.config.schema import RewardConfig, ScoringConfig
 from rlpost.errors import RewardError, ScoringError
@@ -107,26 +108,6 @@ def reward_in(tmp_path, text, name="mine.py", **more):
 
 def items(*completions):
     return [ScoreItem("", completion) for completion in completions]
-
-
-def processes(marker):
-    """Ids of the processes whose environment holds the marker."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if marker.encode() in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
-
-
-def wait_until_gone(marker, seconds=10):
-    until = time.monotonic() + seconds
-    while processes(marker) and time.monotonic() < until:
-        time.sleep(0.05)
-    return processes(marker)
 
 
 def test_a_misbehaving_reward_costs_its_own_sample_and_no_other(tmp_path):

@@ -1,9 +1,13 @@
 import asyncio
+import os
+import random
+import runpy
 import threading
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from marked_processes import processes, wait_until_gone
 
 from rlpost.config.schema import RewardConfig, ScoringConfig
 from rlpost.scoring import ScoreItem, Scorer
@@ -55,6 +59,54 @@ def test_64_pathological_answers_leave_64_normal_ones_scored_right():
     assert [r.outcome for r in results[::2]] == ["timeout"] * 40 + ["unparseable"] * 24
     assert Counter(r.outcome for r in results) == {"scored": 64, "timeout": 40, "unparseable": 24}
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+COUNTS = {"hang": 64, "memory": 16, "crash": 16, "fork": 16, "print": 16}
+FLAT_MIB = 32
+
+
+def resident_mib():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_of_256_answers_128_attacks_cost_themselves_alone(project_root, tmp_path, monkeypatch):
+    verifier = project_root / "benchmarks" / "attack_reward.py"
+    expected = runpy.run_path(str(verifier))["EXPECTED"]
+    attacks = []
+    for kind, count in COUNTS.items():
+        ways = [name for name in expected if name.startswith(f"{kind}/")]
+        attacks += [ways[n % len(ways)] for n in range(count)]
+    answers = [*attacks, *(str(n % 7) for n in range(128))]
+    random.Random(0).shuffle(answers)
+    marker = f"RLPOST_TEST_MARK={tmp_path}"
+    monkeypatch.setenv(*marker.split("=", 1))
+
+    scoring = ScoringConfig(workers=4, deadline_s=0.75, memory_gib=0.0625)
+    with Scorer([RewardConfig(function=str(verifier))], scoring) as scorer:
+        scorer.score_items([ScoreItem("", "3", {"answer": "3"})] * 64)
+        resident, done = [resident_mib()], threading.Event()
+
+        def watch():
+            while not done.wait(0.02):
+                resident.append(resident_mib())
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        results = scorer.score_items([ScoreItem("", answer, {"answer": "3"}) for answer in answers])
+        done.set()
+        watcher.join()
+        assert len(processes(marker)) == 8  # four supervisors and their servers
+
+    for answer, result in zip(answers, results, strict=True):
+        outcome, note = expected.get(answer, ("scored", ""))
+        score = float(answer == "3") if answer not in expected else 1.0
+        assert (result.outcome, result.score) == (outcome, score if outcome == "scored" else None), answer
+        assert note in result.note and bool(result.note) == bool(note), (answer, result.note)
+    assert Counter(r.outcome for r in results) == {"scored": 128 + 16, "timeout": 64 + 16, "error": 32}
+    assert max(resident) - resident[0] < FLAT_MIB
+    assert wait_until_gone(marker) == []
 
 
 def test_scores_are_the_same_from_a_thread_and_from_an_event_loop():
