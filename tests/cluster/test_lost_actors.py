@@ -186,6 +186,9 @@ def test_what_a_killed_member_started_ends_too(group):
     child = group.call(0, "child")
     os.kill(group.processes()[0].pid, signal.SIGKILL)
     group.restart(0)
+    end = time.monotonic() + 30
+    while lives(child) and time.monotonic() < end:
+        time.sleep(0.05)
     assert not lives(child)
 
 

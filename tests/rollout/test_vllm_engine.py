@@ -233,10 +233,13 @@ def test_an_engine_that_stands_still_fails_the_call_and_leaves_no_process():
 
 
 def test_an_engine_leaves_no_name_in_shared_memory(shared):
-    for process in shared.processes():
-        for pid in (process, *processes_below(process)):
-            mapped = re.findall(r"/dev/shm/(\S+)", Path(f"/proc/{pid}/maps").read_text())
-            assert not [name for name in mapped if Path("/dev/shm", name).exists()]
+    def named() -> list[str]:
+        pids = [pid for process in shared.processes() for pid in (process, *processes_below(process))]
+        maps = [Path(f"/proc/{pid}/maps").read_text() for pid in pids]
+        mapped = [name for text in maps for name in re.findall(r"/dev/shm/(\S+)", text)]
+        return [name for name in mapped if Path("/dev/shm", name).exists()]
+
+    assert wait_until(lambda: named() == []), named()
 
 
 OWNER = """\
