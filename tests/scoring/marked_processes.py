@@ -17,8 +17,9 @@ def processes(marker):
     return found
 
 
-def wait_until_gone(marker, seconds=10):
+def wait_until_gone(marker, seconds=10, keep=0):
+    """The processes that are left when there are no more than `keep`, or when the time is over."""
     until = time.monotonic() + seconds
-    while processes(marker) and time.monotonic() < until:
+    while len(found := processes(marker)) > keep and time.monotonic() < until:
         time.sleep(0.05)
-    return processes(marker)
+    return found
