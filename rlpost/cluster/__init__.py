@@ -2,7 +2,7 @@
 
 from rlpost.cluster.group import ActorFacts, ActorGroup, Call
 from rlpost.cluster.inline_group import InlineGroup
-from rlpost.cluster.placement import LEARNER, WORKER
+from rlpost.cluster.placement import LEARNER, WORKER, worker_bundles
 from rlpost.cluster.start import Cluster, start_cluster
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "Cluster",
     "InlineGroup",
     "start_cluster",
+    "worker_bundles",
 ]

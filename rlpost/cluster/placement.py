@@ -54,8 +54,13 @@ def bundles(config: RunConfig) -> tuple[Bundle, ...]:
     per_worker = max(r.vllm.tensor_parallel if r.engine == "vllm" else 1 for r in sampling)
     if config.cluster.placement == "split":
         learners = [Bundle(1, ((LEARNER, rank, 0, 1),)) for rank in range(ranks)]
-        return (*learners, *(Bundle(per_worker, ((WORKER, w, 0, per_worker),)) for w in range(workers)))
+        return (*learners, *worker_bundles(workers, per_worker))
     return _shared(ranks, workers, per_worker)
+
+
+def worker_bundles(workers: int, per_worker: int) -> tuple[Bundle, ...]:
+    """What rollout workers need that no learner sits beside."""
+    return tuple(Bundle(per_worker, ((WORKER, w, 0, per_worker),)) for w in range(workers))
 
 
 def _shared(ranks: int, workers: int, per_worker: int) -> tuple[Bundle, ...]:

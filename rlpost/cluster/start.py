@@ -13,7 +13,7 @@ from typing import Any
 
 from rlpost.cluster.group import ActorGroup
 from rlpost.cluster.inline_group import InlineGroup
-from rlpost.cluster.placement import bundles
+from rlpost.cluster.placement import Bundle, bundles
 from rlpost.cluster.ray_member import Slot
 from rlpost.cluster.watchdog import Watchdog
 from rlpost.config.schema import ClusterConfig, RunConfig
@@ -64,6 +64,14 @@ class Cluster:
     def reserve(self, config: RunConfig) -> None:
         """Hold the accelerators of a run, for the groups `LEARNER` and `WORKER` that are started afterwards.
 
+        Raises:
+            ConfigError: see `hold`.
+        """
+        self.hold(bundles(config))
+
+    def hold(self, needed: Sequence[Bundle]) -> None:
+        """Hold accelerators for the members that are to sit in the bundles.
+
         Nothing is held inline, and where the cluster has no accelerators.
 
         Raises:
@@ -75,7 +83,7 @@ class Cluster:
 
         # Nothing joins a cluster that is our own.
         deadline_s = 0.0 if self.config.address is None else ray_placement.PLACEMENT_DEADLINE_S
-        reservation = ray_placement.reserve(bundles(config), deadline_s)
+        reservation = ray_placement.reserve(needed, deadline_s)
         if reservation is not None:
             self._stack.callback(reservation.release)
             self._slots = reservation.slots

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlpost.config.schema import DataConfig, RewardConfig
 from rlpost.errors import DataError
@@ -13,6 +13,11 @@ from rlpost.errors import DataError
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."
 HASHES = "Please reason step by step, and write your final answer on the last line after ####."
 LETTER = r"Please reason step by step, and put the letter of the one right option within \boxed{}."
+
+ALL_LENGTHS = 2**31 - 1
+"""A prompt of any number of tokens: what does not fit a model is that evaluation's to count."""
+
+Template = Literal["auto", "chat", "none"]
 
 Convert = Callable[[Mapping[str, Any]], dict[str, Any] | None]
 """One row of the published data set as a row of the local file; None leaves the row out."""
@@ -69,6 +74,7 @@ class Benchmark:
             the response.
         options: extra arguments of the verifier.
         instruction: appended to each problem, after a blank line.
+        template: whether the model's chat template is applied; see `DataConfig.template`.
         id_column: a stable id of the problem; None takes a hash of its content.
         problems: how many there are; None when that is not fixed.
         hub: the published data set; None for a file of one's own.
@@ -85,6 +91,7 @@ class Benchmark:
     reward: str
     options: Mapping[str, Any] = field(default_factory=dict)
     instruction: str | None = None
+    template: Template = "auto"
     id_column: str | None = None
     problems: int | None = None
     hub: HubDataset | None = None
@@ -93,8 +100,13 @@ class Benchmark:
     source: str = ""
     remark: str = ""
 
-    def data_config(self, data_dir: Path, *, limit: int | None, max_prompt_tokens: int) -> DataConfig:
-        """How to load the problems, in file order; one that does not fit the model is an error.
+    def data_config(
+        self, data_dir: Path, *, limit: int | None, template: Template | None = None
+    ) -> DataConfig:
+        """How to load the problems, in file order, whatever their length.
+
+        Args:
+            template: instead of the benchmark's own.
 
         Raises:
             DataError: the file is not there.
@@ -113,7 +125,8 @@ class Benchmark:
             answer_column=self.answer_column,
             id_column=self.id_column,
             instruction=self.instruction,
-            max_prompt_tokens=max_prompt_tokens,
+            template=template or self.template,
+            max_prompt_tokens=ALL_LENGTHS,
             limit=limit,
             shuffle=False,
         )

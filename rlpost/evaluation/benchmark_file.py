@@ -11,7 +11,7 @@ from rlpost.config.schema import Section
 from rlpost.config.yaml_text import read_document
 from rlpost.data.problems import describe, did_you_mean
 from rlpost.errors import ConfigError
-from rlpost.evaluation.benchmark import Benchmark, HubDataset, Published
+from rlpost.evaluation.benchmark import Benchmark, HubDataset, Published, Template
 
 
 class DatasetSection(Section):
@@ -59,6 +59,9 @@ class BenchmarkSection(Section):
     """A stable id of the problem; without one, a hash of its content."""
     instruction: str | None = None
     """Appended to each problem, after a blank line."""
+    template: Template = "auto"
+    """`chat` applies the model's chat template, `none` takes the text as it is; `auto` is `chat` where there
+    is a template."""
     reward: str
     """The verifier: a shipped one such as math_answer, or a .py file beside the YAML file."""
     options: dict[str, Any] = {}
@@ -104,6 +107,7 @@ def load_benchmark(path: Path | str) -> Benchmark:
         reward=_reward(section.reward, folder),
         options=section.options,
         instruction=section.instruction,
+        template=section.template,
         id_column=section.id_column,
         problems=section.problems,
         hub=HubDataset(**section.dataset.model_dump()) if section.dataset is not None else None,

@@ -22,6 +22,7 @@ def choose(
     data: Path | str | None,
     prompt_column: str | None,
     answer_column: str | None,
+    id_column: str | None,
     reward: str | None,
 ) -> list[Benchmark]:
     """The named benchmarks, and the user's own file as one more.
@@ -33,9 +34,9 @@ def choose(
         load_benchmark(name) if name.endswith((".yaml", ".yml")) else find_benchmark(name)
         for name in dict.fromkeys(names)
     ]
-    if data is None and (prompt_column or answer_column or reward):
+    if data is None and (prompt_column or answer_column or id_column or reward):
         raise UserError(
-            "--prompt-column, --answer-column and --reward describe a file of your own",
+            "--prompt-column, --answer-column, --id-column and --reward describe a file of your own",
             needed="--data FILE beside them",
             remedy="benchmarks bring their own columns and verifier",
         )
@@ -50,6 +51,7 @@ def choose(
                 path=str(Path(data).absolute()),
                 prompt_column=prompt_column or "prompt",
                 answer_column=answer_column or "answer",
+                id_column=id_column,
                 reward=reward,
             )
         )
@@ -75,14 +77,24 @@ def data_folder(benchmarks: Sequence[Benchmark], data_dir: Path | str | None, co
         if data_dir is None and benchmark.hub is not None and not (folder / benchmark.path).is_file():
             console.print(f"{benchmark.name}: fetching {benchmark.hub.id} at {benchmark.hub.revision}")
             console.print(f"{benchmark.name}: wrote {fetch(benchmark, folder)}")
-        benchmark.data_config(folder, limit=None, max_prompt_tokens=1)
+        benchmark.data_config(folder, limit=None)
     return folder
 
 
 def point_out_problems(
     benchmark: Benchmark, result: EvaluationResult, limit: int | None, console: Console
 ) -> None:
-    """Say so when a result is not of all problems."""
+    """Say so when a result is not of all problems, or not of what the model would have answered."""
+    if result.too_long:
+        console.print(
+            f"{benchmark.name}: {result.too_long:,} of {result.problems:,} problems have prompts that do not "
+            "fit the model's positions beside --max-response-tokens: not asked, counted as wrong"
+        )
+    if result.unanswered:
+        console.print(
+            f"{benchmark.name}: {result.unanswered:,} samples could not be had, and count as wrong; the same "
+            "command asks for them again"
+        )
     expected = benchmark.problems
     if expected is not None and result.problems != expected:
         why = f"--limit {limit}" if limit is not None and limit < expected else "the file holds that many"

@@ -49,20 +49,34 @@ def compare_results(results_dir: Path | str, against: Path | str) -> list[Compar
             by another verifier.
     """
     ours, theirs = finished_evaluations(Path(results_dir)), finished_evaluations(Path(against))
+    others = {directory.relative_to(against): directory for directory in theirs}
+    names = {directory: directory.relative_to(results_dir) for directory in ours}
+    pairs = [(directory, others[name]) for directory, name in names.items() if name in others]
     if len(ours) == len(theirs) == 1:
-        return [_compare(ours[0], theirs[0])]
-    others = {directory.name: directory for directory in theirs}
-    pairs = [(directory, others[directory.name]) for directory in ours if directory.name in others]
+        pairs = [(ours[0], theirs[0])]
     if not pairs:
         raise UserError(
             "the two results have no benchmark in common",
             where=f"{results_dir} and {against}",
-            found=f"{', '.join(d.name for d in ours)}; {', '.join(others)}",
+            found=f"{', '.join(map(str, names.values()))}; {', '.join(map(str, others))}",
         )
-    return [_compare(directory, other) for directory, other in pairs]
+    comparisons = [compare_pair(directory, other) for directory, other in pairs]
+    for comparison in comparisons:
+        record = asdict(comparison) | {
+            "directory": str(comparison.directory),
+            "against": str(comparison.against),
+        }
+        write_text(comparison.directory / COMPARISON, json.dumps(record, indent=2) + "\n")
+    return comparisons
 
 
-def _compare(directory: Path, against: Path) -> Comparison:
+def compare_pair(directory: Path, against: Path) -> Comparison:
+    """Compare two finished evaluations of the same problems; write nothing.
+
+    Raises:
+        DataError: one of them is damaged.
+        UserError: they are of other problems, or graded by another verifier.
+    """
     ours, theirs = read_results(directory), read_results(against)
     a = {group[0].prompt_id: group for group in stored_groups(directory, ours)}
     b = {group[0].prompt_id: group for group in stored_groups(against, theirs)}
@@ -71,7 +85,7 @@ def _compare(directory: Path, against: Path) -> Comparison:
     correct_a, correct_b = ([_correct(groups[id]) for id in a] for groups in (a, b))
     n_a, n_b = ours["samples_per_problem"], theirs["samples_per_problem"]
     test = paired_test(correct_a, n_a, correct_b, n_b, seed=ours["manifest"]["settings"]["seed"])
-    comparison = Comparison(
+    return Comparison(
         directory=directory,
         against=against,
         accuracy=sum(correct_a) / (n_a * len(a)),
@@ -83,9 +97,6 @@ def _compare(directory: Path, against: Path) -> Comparison:
         ),
         unlike=tuple(sorted(differences(theirs["manifest"], ours["manifest"]))),
     )
-    record = asdict(comparison) | {"directory": str(directory), "against": str(against)}
-    write_text(directory / COMPARISON, json.dumps(record, indent=2) + "\n")
-    return comparison
 
 
 def _correct(group: Sequence[Generation]) -> int:

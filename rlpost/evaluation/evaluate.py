@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +17,16 @@ from rlpost.data.trajectory import Prompt
 from rlpost.errors import DataError, RolloutError
 from rlpost.evaluation.generations import (
     GENERATIONS,
-    Generation,
     append_generations,
     check_columns,
-    restore_generations,
+    restore_problems,
     write_text,
 )
 from rlpost.evaluation.manifest import FORMAT, claim
 from rlpost.evaluation.results import EvaluationResult, summarise, write_results
-from rlpost.rollout.engine import Sample, SampleRequest, SamplingSettings
+from rlpost.evaluation.sample_source import SampleSource
+from rlpost.evaluation.stream import Group, Problem, ProblemStream
+from rlpost.rollout.engine import Sample, SamplingSettings
 
 if TYPE_CHECKING:
     from rlpost.scoring import Scorer
@@ -43,42 +44,91 @@ class EvaluationSettings:
         seed: with the prompt's id and the sample's index, decides each response.
         max_failure_share: above this share of samples that failed to score, the result is
             marked incomplete.
-        batch_size: responses between two writes to disk; never changes a result.
+        max_prompt_tokens: problems with longer prompts are not asked and count as wrong, apart from the
+            others; None asks all.
     """
 
     samples_per_problem: int = 1
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     seed: int = 0
     max_failure_share: float = 0.05
-    batch_size: int = 512
+    max_prompt_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if self.samples_per_problem < 1 or self.batch_size < 1:
-            raise ValueError("samples_per_problem and batch_size must be at least 1")
+        if self.samples_per_problem < 1:
+            raise ValueError("samples_per_problem must be at least 1")
+
+
+@dataclass
+class EvaluationProgress:
+    """How far an evaluation is; counts of what an earlier call did are in it.
+
+    Attributes:
+        problems: all of them.
+        done: those whose samples are all scored and written.
+        reused: those that an earlier call did.
+        ignored_lines: half-written, or of problems that were not complete, in what an earlier call left.
+        correct: sum over the problems that are done of their share of correct samples.
+        samples: of the problems that are done.
+        cut: samples that hit the token limit.
+        failed: samples that failed to score, or were not answered.
+        too_long: problems whose prompt does not fit.
+        tokens: sampled by this call, in finished problems.
+    """
+
+    problems: int
+    done: int = 0
+    reused: int = 0
+    ignored_lines: int = 0
+    correct: float = 0.0
+    samples: int = 0
+    cut: int = 0
+    failed: int = 0
+    too_long: int = 0
+    tokens: int = 0
+
+    @property
+    def accuracy(self) -> float | None:
+        """avg@n of the problems that are done; None without any."""
+        return self.correct / self.done if self.done else None
+
+    def add(self, group: Group, *, fresh: bool) -> None:
+        """Count a problem that is done."""
+        self.done += 1
+        self.correct += sum(g.correct for g in group) / len(group)
+        self.samples += len(group)
+        self.cut += sum(g.finish_reason == "length" for g in group)
+        self.failed += sum(g.reward.failed for g in group)
+        self.too_long += group[0].finish_reason == "too_long"
+        if fresh:
+            self.tokens += sum(g.tokens or 0 for g in group)
+        else:
+            self.reused += 1
 
 
 def evaluate(
     prompts: Sequence[Prompt],
-    generate: Callable[[list[SampleRequest]], list[Sample]],
+    source: SampleSource,
     scorer: Scorer,
     settings: EvaluationSettings,
     output: Path,
     manifest: Mapping[str, Any],
-    on_batch: Callable[[int], None] | None = None,
+    on_progress: Callable[[EvaluationProgress], None] | None = None,
 ) -> EvaluationResult:
     """Sample and score every problem; what an interrupted call finished is not done again.
 
-    Writes into `output`: manifest.json (at once), generations.jsonl (batch by batch),
-    problems.jsonl, results.json and timing.json (at the end).
+    Writes into `output`: manifest.json (at once), generations.jsonl (each problem when it is complete; in
+    the order of the problems at the end), problems.jsonl, results.json and timing.json (at the end).
+    Problems with samples that went unanswered are asked again by the next call.
 
     Args:
         prompts: the problems, in the order of the data.
-        generate: one response per request, in order.
+        source: of responses; its `poll` brings none that others asked for.
         scorer: has `score_items`.
         settings: how much is sampled, and how.
         output: a directory; made when missing.
         manifest: what produces the numbers, from `rlpost.evaluation.evaluation_manifest`.
-        on_batch: is told how many problems are done, at the start and after each batch.
+        on_progress: is told how far it is, at the start and about every second.
 
     Raises:
         UserError: `output` holds another evaluation; the message names what differs.
@@ -92,24 +142,34 @@ def evaluate(
     claim(output, full_manifest)
     n, path = settings.samples_per_problem, output / GENERATIONS
     seeds = [[sample_seed(settings.seed, prompt.id, i) for i in range(n)] for prompt in prompts]
-    generations = restore_generations(path, prompts, seeds)
-    reused, seconds = len(generations), {"generate_s": 0.0, "score_s": 0.0}
-    report = on_batch or (lambda done: None)
-    report(reused // n)
-    for batch in _batches(range(reused // n, len(prompts)), max(1, settings.batch_size // n)):
-        fresh = _run_batch(batch, prompts, seeds, generate, scorer, settings, manifest, seconds)
-        append_generations(path, fresh)
-        generations += fresh
-        report(len(generations) // n)
+    restored = restore_problems(path, prompts, seeds)
+    groups: dict[int, Group] = dict(restored.groups)
+    progress = EvaluationProgress(len(prompts), ignored_lines=restored.ignored_lines)
+    for group in groups.values():
+        progress.add(group, fresh=False)
+    report = on_progress or (lambda _: None)
+    report(progress)
+    problems = [Problem(i, prompt, seeds[i]) for i, prompt in enumerate(prompts) if i not in groups]
+    stream = ProblemStream(
+        source, scorer, settings.sampling, settings.max_prompt_tokens, _version_check(manifest)
+    )
+    for complete in stream.run(problems):
+        append_generations(path, (generation for group in complete for generation in group))
+        for group in complete:
+            groups[group[0].problem] = group
+            progress.add(group, fresh=True)
+        report(progress)
+    generations = [generation for i in range(len(prompts)) for generation in groups[i]]
+    write_text(path, "".join(generation.line() for generation in generations))
     result, table = summarise(generations, n, settings.seed, settings.max_failure_share, output)
     write_results(result, table, full_manifest)
-    tokens = sum(len(g.token_ids) for g in generations[reused:])
     timing = {
-        **seconds,
         "total_s": time.perf_counter() - started,
-        "generated_samples": len(generations) - reused,
-        "reused_samples": reused,
-        "generated_tokens": tokens,
+        "score_s": stream.score_s,
+        "generated_samples": (progress.done - progress.reused) * n,
+        "reused_samples": progress.reused * n,
+        "ignored_lines": restored.ignored_lines,
+        "generated_tokens": progress.tokens,
     }
     write_text(output / TIMING, json.dumps(timing, indent=2) + "\n")
     return result
@@ -122,56 +182,8 @@ def sample_seed(seed: int, prompt_id: str, sample: int) -> int:
 
 
 def settings_record(settings: EvaluationSettings) -> dict[str, Any]:
-    """The settings that decide a result, as JSON."""
-    record = asdict(settings)
-    del record["batch_size"]
-    return json.loads(json.dumps(record))
-
-
-def _run_batch(
-    batch: Sequence[int],
-    prompts: Sequence[Prompt],
-    seeds: Sequence[Sequence[int]],
-    generate: Callable[[list[SampleRequest]], list[Sample]],
-    scorer: Scorer,
-    settings: EvaluationSettings,
-    manifest: Mapping[str, Any],
-    seconds: dict[str, float],
-) -> list[Generation]:
-    from rlpost.scoring import ScoreItem
-
-    wanted = [(p, i) for p in batch for i in range(settings.samples_per_problem)]
-    requests = [
-        SampleRequest(f"{p:06d}-{i:03d}", prompts[p].token_ids, seeds[p][i], settings.sampling)
-        for p, i in wanted
-    ]
-    start = time.perf_counter()
-    samples = generate(requests)
-    seconds["generate_s"] += time.perf_counter() - start
-    _check_samples(requests, samples, manifest)
-    start = time.perf_counter()
-    rewards = scorer.score_items(
-        [
-            ScoreItem(prompt=prompts[p].text, completion=sample.text, columns=prompts[p].columns)
-            for (p, _), sample in zip(wanted, samples, strict=True)
-        ]
-    )
-    seconds["score_s"] += time.perf_counter() - start
-    return [
-        Generation(
-            problem=p,
-            prompt_id=prompts[p].id,
-            sample=i,
-            seed=seeds[p][i],
-            prompt=prompts[p].text,
-            token_ids=sample.token_ids,
-            text=sample.text,
-            finish_reason=sample.finish_reason,
-            reward=reward,
-            columns=prompts[p].columns,
-        )
-        for (p, i), sample, reward in zip(wanted, samples, rewards, strict=True)
-    ]
+    """The settings, all of which decide a result, as JSON."""
+    return json.loads(json.dumps(asdict(settings)))
 
 
 def _check_prompts(prompts: Sequence[Prompt]) -> None:
@@ -190,25 +202,16 @@ def _check_prompts(prompts: Sequence[Prompt]) -> None:
         check_columns(prompt.id, prompt.columns)
 
 
-def _check_samples(
-    requests: Sequence[SampleRequest], samples: Sequence[Sample], manifest: Mapping[str, Any]
-) -> None:
-    if [r.id for r in requests] != [s.id for s in samples]:
-        raise RolloutError(
-            "the engine did not answer every request in order",
-            found=f"{len(samples)} responses",
-            needed=f"{len(requests)}, in the order of the requests",
-        )
+def _version_check(manifest: Mapping[str, Any]) -> Callable[[Sample], None]:
     version = manifest.get("model", {}).get("version")
-    found = {v for s in samples for v in s.versions}
-    if version is not None and found - {version}:
-        raise RolloutError(
-            "responses were sampled by another policy version than the one under evaluation",
-            found=f"versions {sorted(found)}",
-            needed=f"version {version}",
-        )
 
+    def check(sample: Sample) -> None:
+        if version is not None and set(sample.versions) - {version}:
+            raise RolloutError(
+                "a response was sampled by another policy version than the one under evaluation",
+                where=f"request {sample.id!r}",
+                found=f"versions {sorted(set(sample.versions))}",
+                needed=f"version {version}",
+            )
 
-def _batches(indices: range, size: int) -> Iterator[range]:
-    for start in range(0, len(indices), size):
-        yield indices[start : start + size]
+    return check

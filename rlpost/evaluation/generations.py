@@ -8,13 +8,16 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlpost.data.trajectory import FinishReason, Outcome, Prompt, RewardResult
 from rlpost.errors import DataError
 
 GENERATIONS = "generations.jsonl"
 CORRECT = 1.0 - 1e-9
+
+Ending = FinishReason | Literal["too_long", "unanswered"]
+"""Why a response ended; or why there is none: its prompt does not fit the model, or the request failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +30,11 @@ class Generation:
         sample: which of the problem's responses, from 0.
         seed: the seed that decided its tokens.
         prompt: the prompt's text, as the reward function receives it.
-        token_ids: the sampled tokens.
+        token_ids: the sampled tokens; () where a server does not tell them.
+        tokens: how many they were; None where a server does not even tell that.
         text: the response, as the reward function receives it.
-        finish_reason: "eos", "stop" or "length" (truncated).
+        finish_reason: "eos", "stop" or "length" (truncated); "too_long" or "unanswered" where nothing was
+            sampled.
         reward: the verdict.
         columns: the dataset row, as the reward function receives it.
     """
@@ -40,8 +45,9 @@ class Generation:
     seed: int
     prompt: str
     token_ids: tuple[int, ...]
+    tokens: int | None
     text: str
-    finish_reason: FinishReason
+    finish_reason: Ending
     reward: RewardResult
     columns: Mapping[str, Any]
 
@@ -49,6 +55,11 @@ class Generation:
     def correct(self) -> bool:
         """A score of 1 or more; a failure to score counts as not correct."""
         return self.reward.score is not None and self.reward.score >= CORRECT
+
+    @property
+    def sampled(self) -> bool:
+        """Whether there is a response at all."""
+        return self.finish_reason not in ("too_long", "unanswered")
 
     def line(self) -> str:
         """The JSON line, newline included."""
@@ -66,6 +77,7 @@ class Generation:
             "prompt": self.prompt,
             "text": self.text,
             "columns": dict(self.columns),
+            "tokens": self.tokens,
             "token_ids": self.token_ids,
         }
         return json.dumps(record, allow_nan=False) + "\n"
@@ -82,6 +94,7 @@ class Generation:
             seed=record["seed"],
             prompt=record["prompt"],
             token_ids=tuple(record["token_ids"]),
+            tokens=record.get("tokens", len(record["token_ids"])),
             text=record["text"],
             finish_reason=record["finish_reason"],
             reward=RewardResult(record["score"], outcome, parts, record["note"]),
@@ -116,49 +129,71 @@ def read_generations(path: Path) -> list[Generation]:
     """
     if not path.is_file():
         raise DataError("no stored generations", where=path, needed="a results directory of `rlpost eval`")
-    return [generation for generation, _ in _complete_lines(path)]
+    return list(_complete_lines(path))
 
 
-def restore_generations(
-    path: Path, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]
-) -> list[Generation]:
-    """The problems that an earlier call finished; the file is cut after the last of them.
+@dataclass(frozen=True)
+class Restored:
+    """What an interrupted evaluation left.
+
+    Attributes:
+        groups: the generations of the problems that are complete, n each, by the problem's position.
+        ignored_lines: the others: half-written, of a problem that was not complete, or of one with
+            unanswered samples, which is to be asked again. The file does not hold them any more.
+    """
+
+    groups: Mapping[int, tuple[Generation, ...]]
+    ignored_lines: int
+
+
+def restore_problems(path: Path, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]) -> Restored:
+    """The problems that an earlier call finished, in whatever order.
 
     Args:
         prompts: the P problems, in order.
         seeds: for each, the seeds of its n samples.
 
-    Returns:
-        The generations of the first m problems, n each; [] without a file.
-
     Raises:
         DataError: the file holds other problems, samples or seeds than these.
     """
     if not path.is_file():
-        return []
-    n = len(seeds[0])
-    kept: list[Generation] = []
-    ends: list[int] = []
-    for i, (generation, end) in enumerate(_complete_lines(path)):
-        problem, sample = divmod(i, n)
-        found = (generation.problem, generation.sample, generation.prompt_id, generation.seed)
-        if problem >= len(prompts) or found != (problem, sample, prompts[problem].id, seeds[problem][sample]):
-            raise DataError(
-                "the stored generations are not those of this evaluation",
-                where=f"{path}:{i + 1}",
-                found=f"problem {found[0]}, sample {found[1]}, prompt id {found[2]}",
-                remedy="choose another output directory, or remove this file",
-            )
-        kept.append(generation)
-        ends.append(end)
-    complete = len(kept) // n * n
-    os.truncate(path, ends[complete - 1] if complete else 0)
-    return kept[:complete]
+        return Restored({}, 0)
+    found: dict[int, dict[int, Generation]] = {}
+    lines = 0
+    for lines, generation in enumerate(_complete_lines(path), start=1):
+        _check_identity(f"{path}:{lines}", generation, prompts, seeds)
+        found.setdefault(generation.problem, {})[generation.sample] = generation
+    groups = {
+        problem: tuple(samples[k] for k in sorted(samples))
+        for problem, samples in found.items()
+        if len(samples) == len(seeds[0]) and all(g.finish_reason != "unanswered" for g in samples.values())
+    }
+    ignored = lines - sum(map(len, groups.values())) + _has_half_a_line(path)
+    if ignored:
+        write_text(path, "".join(g.line() for group in groups.values() for g in group))
+    return Restored(groups, ignored)
+
+
+def _check_identity(
+    where: str, generation: Generation, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]
+) -> None:
+    problem, sample = generation.problem, generation.sample
+    known = 0 <= problem < len(prompts) and 0 <= sample < len(seeds[problem])
+    if known and (generation.prompt_id, generation.seed) == (prompts[problem].id, seeds[problem][sample]):
+        return
+    raise DataError(
+        "the stored generations are not those of this evaluation",
+        where=where,
+        found=f"problem {problem}, sample {sample}, prompt id {generation.prompt_id}",
+        remedy="choose another output directory, or remove this file",
+    )
 
 
 def append_generations(path: Path, generations: Iterable[Generation]) -> None:
     """Add lines to the file and force them to disk."""
     lines = "".join(generation.line() for generation in generations)
+    if not lines:
+        return
     with path.open("a", encoding="utf-8") as file:
         file.write(lines)
         file.flush()
@@ -175,16 +210,13 @@ def write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _complete_lines(path: Path) -> Iterator[tuple[Generation, int]]:
-    """Each generation and the byte position after its line."""
-    end = 0
+def _complete_lines(path: Path) -> Iterator[Generation]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
-            end += len(line)
             try:
-                generation = Generation.of(json.loads(line))
+                yield Generation.of(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise DataError(
                     "a stored generation is damaged",
@@ -192,4 +224,10 @@ def _complete_lines(path: Path) -> Iterator[tuple[Generation, int]]:
                     found=f"{type(error).__name__}: {error}",
                     remedy="remove this file to generate again",
                 ) from error
-            yield generation, end
+
+
+def _has_half_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return size > 0 and file.read(1) != b"\n"

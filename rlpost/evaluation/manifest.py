@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from rlpost.data import PromptSet
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 """Of the files of an evaluation. 1, which named no format, had neither the verifiers' checksums nor pass@k
-for every k; it can be graded again, which brings it to this format."""
+for every k; 1 and 2 held a response to every problem. They can be graded again, which
+brings them to this format."""
 
 SAMPLING_LIBRARIES = ("torch", "transformers", "tokenizers", "vllm")
 GRADING_LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy")
@@ -37,8 +38,8 @@ GRADING_LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy")
 def evaluation_manifest(
     *,
     model: ModelConfig,
-    version: int,
-    tokenizer: PreTrainedTokenizerBase,
+    version: int | None,
+    tokenizer: PreTrainedTokenizerBase | None,
     data: DataConfig,
     prompts: PromptSet,
     rewards: Sequence[RewardConfig],
@@ -46,14 +47,15 @@ def evaluation_manifest(
     engine: str,
     weights_checksum: str | None = None,
     benchmark: Mapping[str, Any] | None = None,
+    server: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Dataset, prompt template, model, engine, verifier and library versions.
 
     Args:
-        version: the policy version that samples carry; -1 for an engine that was given no
-            weights after it was made.
+        version: the policy version that samples carry; None where they carry none.
         weights_checksum: identifies the weights themselves, see `checksum_of_weights`.
         benchmark: the benchmark's name and the published data set that it stands for.
+        server: what is known of the server that answers, where one does; it alone knows the dtype then.
     """
     template = getattr(tokenizer, "chat_template", None)
     return {
@@ -61,7 +63,7 @@ def evaluation_manifest(
         "model": {
             "init": model.init,
             "revision": model.revision,
-            "dtype": model.dtype,
+            "dtype": model.dtype if server is None else None,
             "version": version,
             "weights_checksum": weights_checksum,
         },
@@ -74,6 +76,7 @@ def evaluation_manifest(
         "chat_template": template,
         "chat_template_sha256": hashlib.sha256(str(template).encode()).hexdigest() if template else None,
         "engine": engine,
+        "server": dict(server) if server is not None else None,
         "versions": {
             "rlpost": __version__,
             "python": platform.python_version(),

@@ -91,8 +91,9 @@ def _regrade_one(directory: Path, reward: str | None, workers: int) -> RegradedE
     old = [generation for group in stored_groups(directory, record) for generation in group]
     with Scorer(rewards, scoring) as scorer:
         scorer.check_columns(old[0].columns)
-        results = scorer.score_items([ScoreItem(g.prompt, g.text, g.columns) for g in old])
-    new = [replace(g, reward=result) for g, result in zip(old, results, strict=True)]
+        items = [ScoreItem(g.prompt, g.text, g.columns) for g in old if g.sampled]
+        results = iter(scorer.score_items(items))
+    new = [replace(g, reward=next(results)) if g.sampled else g for g in old]
     renewed = {**manifest, "format": FORMAT, "grading": grading_manifest(rewards, scoring)}
     settings = manifest["settings"]
     result, table = summarise(new, n, settings["seed"], settings["max_failure_share"], directory)

@@ -45,9 +45,11 @@ class EvaluationResult:
         score_mean: mean score of the samples that were scored; None when none was.
         truncated_share: samples that hit the token limit.
         truncated_correct: how many of these are correct all the same.
-        failed_share: samples that failed to score (timeout or error).
+        too_long: problems whose prompt does not fit the model: not asked, counted as wrong.
+        unanswered: samples that could not be had, of those that failed.
+        failed_share: samples that failed to score (timeout or error), or that could not be had.
         answer_share: samples that hold an extractable answer.
-        response_tokens_mean: tokens per response.
+        response_tokens_mean: tokens per response, of those that were sampled and whose length is known.
         outcomes: samples by outcome.
         complete: False when `failed_share` exceeds what the settings allow: the numbers are
             then a lower bound and nothing more.
@@ -61,6 +63,8 @@ class EvaluationResult:
     score_mean: float | None
     truncated_share: float
     truncated_correct: int
+    too_long: int
+    unanswered: int
     failed_share: float
     answer_share: float
     response_tokens_mean: float
@@ -83,6 +87,7 @@ class EvaluationResult:
             "problems": self.problems,
             "samples_per_problem": self.samples_per_problem,
             "truncated_share": self.truncated_share,
+            "too_long": self.too_long,
             "failed_share": self.failed_share,
             "complete": self.complete,
             **pass_at_k,
@@ -131,6 +136,7 @@ def summarise(
     scores = [g.reward.score for g in generations if g.reward.score is not None]
     truncated = [g for g in generations if g.finish_reason == "length"]
     total = len(generations)
+    lengths = [g.tokens for g in generations if g.sampled and g.tokens is not None]
     failed_share = (total - len(scores)) / total
     result = EvaluationResult(
         output=output,
@@ -141,9 +147,11 @@ def summarise(
         score_mean=sum(scores) / len(scores) if scores else None,
         truncated_share=len(truncated) / total,
         truncated_correct=sum(g.correct for g in truncated),
+        too_long=sum(group[0].finish_reason == "too_long" for group in groups),
+        unanswered=sum(g.finish_reason == "unanswered" for g in generations),
         failed_share=failed_share,
         answer_share=answered / total,
-        response_tokens_mean=sum(len(g.token_ids) for g in generations) / total,
+        response_tokens_mean=_mean(lengths),
         outcomes={o: sum(g.reward.outcome == o for g in generations) for o in OUTCOMES},
         complete=failed_share <= max_failure_share,
     )
@@ -167,12 +175,12 @@ def write_results(
 
 
 def finished_evaluations(root: Path) -> list[Path]:
-    """The finished evaluations in a directory: itself, or those directly below it.
+    """The finished evaluations in a directory: itself, or those one or two folders below it.
 
     Raises:
         DataError: there is none.
     """
-    found = [d for d in (root, *sorted(root.glob("*"))) if (d / RESULTS).is_file()]
+    found = [d for d in (root, *sorted(root.glob("*")), *sorted(root.glob("*/*"))) if (d / RESULTS).is_file()]
     if not found:
         raise DataError(
             "no finished evaluation",
@@ -181,6 +189,23 @@ def finished_evaluations(root: Path) -> list[Path]:
             remedy="run `rlpost eval` with this directory as --output; it goes on where it stopped",
         )
     return found
+
+
+def load_result(directory: Path) -> EvaluationResult:
+    """The numbers of a finished evaluation, as they were returned when it ended.
+
+    Raises:
+        DataError: see `read_results`.
+    """
+    record = read_results(directory)
+    fields = {name: record[name] for name in EvaluationResult.__dataclass_fields__ if name in record}
+    fields |= {
+        "output": directory,
+        "metrics": {name: Estimate(**value) for name, value in record["metrics"].items()},
+        "pass_at_k": tuple(Estimate(**value) for value in record.get("pass_at_k", ())),
+    }
+    # Earlier formats had neither.
+    return EvaluationResult(**{"too_long": 0, "unanswered": 0, "truncated_correct": 0} | fields)
 
 
 def read_results(directory: Path) -> dict[str, Any]:
@@ -241,7 +266,12 @@ def _problem_row(group: Sequence[Generation], answers: Sequence[str | None]) -> 
         "correct": sum(g.correct for g in group),
         "failed": len(group) - len(scores),
         "truncated": sum(g.finish_reason == "length" for g in group),
+        "too_long": group[0].finish_reason == "too_long",
         "score_mean": sum(scores) / len(scores) if scores else None,
-        "response_tokens_mean": sum(len(g.token_ids) for g in group) / len(group),
+        "response_tokens_mean": _mean([g.tokens for g in group if g.sampled and g.tokens is not None]),
         "answers": list(answers),
     }
+
+
+def _mean(values: Sequence[int]) -> float:
+    return sum(values) / max(1, len(values))

@@ -3,7 +3,7 @@
 Used by learners and engines alike, so that both hold the same architecture.
 """
 
-from rlpost.models.causal_lm import build_shell, load_model
+from rlpost.models.causal_lm import build_shell, load_model, max_positions
 from rlpost.models.tokenizer import load_tokenizer
 
-__all__ = ["build_shell", "load_model", "load_tokenizer"]
+__all__ = ["build_shell", "load_model", "load_tokenizer", "max_positions"]

@@ -72,6 +72,23 @@ def build_shell(config: ModelConfig) -> PreTrainedModel:
         return model.eval()
 
 
+def max_positions(config: ModelConfig) -> int | None:
+    """The longest sequence that the causal LM of `config.init` reads; None without a limit.
+
+    Raises:
+        ConfigError: there is no configuration to be loaded.
+    """
+    if config.init == "tiny":
+        return config.tiny.max_positions
+    from transformers import AutoConfig
+
+    with loading(config):
+        architecture = AutoConfig.from_pretrained(
+            config.init, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    return getattr(architecture.get_text_config(), "max_position_embeddings", None)
+
+
 @contextmanager
 def loading(config: ModelConfig) -> Iterator[None]:
     """Around code of transformers that reads `config.init`.

@@ -150,6 +150,10 @@ class TorchEngine:
         self._replace_weights(bundle.version, bundle.tensors.items())
         return TransferReceipt(self._version, {name: checksum(tensor) for name, tensor in own.items()})
 
+    def weights(self) -> dict[str, Tensor]:
+        """The engine's own tensors by name, no copies."""
+        return policy_tensors(self._model)
+
     def receivers(self) -> Receivers:
         """This process."""
         return Receivers(1, self.device.type)

@@ -17,7 +17,8 @@ from rlpost.rollout.stepping import InlineStepper, Stepper, ThreadStepper
 from rlpost.rollout.torch_engine import TorchEngine
 from rlpost.rollout.vllm_engine import VLLMEngine
 from rlpost.weights.broadcast import Seat
-from rlpost.weights.bundle import TransferReceipt, WeightBundle
+from rlpost.weights.bundle import TransferReceipt, WeightBundle, verify_receipt
+from rlpost.weights.transfer import policy_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,23 @@ class RolloutWorker:
     def load_weights(self, bundle: WeightBundle) -> TransferReceipt:
         """Give the engine new weights, with which tasks go on; the receipt is for `WeightTransfer.check`."""
         return self._stepper.call(lambda engine: engine.load_weights(bundle))
+
+    def load_saved_weights(self, version: int) -> TransferReceipt:
+        """Give the engine the weights that the model was saved with, where no learner sends any.
+
+        The receipt says what it holds: equal for all engines of equal weights and dtype.
+        """
+
+        def load(engine: Engine) -> TransferReceipt:
+            if isinstance(engine, TorchEngine):
+                return engine.load_weights(WeightBundle.of(version, engine.weights()))
+            saved = policy_tensors(load_model(self._model, self._seed))
+            bundle = WeightBundle.of(version, saved)
+            receipt = engine.load_weights(bundle)
+            verify_receipt(bundle, receipt)
+            return receipt
+
+        return self._stepper.call(load)
 
     def receivers(self) -> Receivers:
         """Who would take part in a broadcast of weights; starts the engine."""

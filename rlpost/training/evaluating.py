@@ -10,7 +10,7 @@ from rlpost.config.schema import DataConfig, EvaluationConfig, RunConfig, StageC
 from rlpost.data import PromptSet
 from rlpost.evaluation import EvaluationSettings, evaluate, evaluation_manifest
 from rlpost.monitor import Progress
-from rlpost.rollout.engine import SamplingSettings
+from rlpost.rollout.engine import Sample, SampleRequest, SamplingSettings
 from rlpost.scoring import Scorer
 from rlpost.training.learners import Learners
 from rlpost.training.run_directory import RunDirectory
@@ -62,7 +62,7 @@ class Evaluator:
         settings = self.config.evaluation
         result = evaluate(
             self.prompts.prompts,
-            self.workers.generate,
+            _WorkersSource(self.workers, self._capacity(stage)),
             self.scorer,
             evaluation_settings(settings, self.config),
             self.directory.evaluation(state.step),
@@ -82,6 +82,24 @@ class Evaluator:
         state.evaluations.append(summary)
         self.progress.evaluation(f"step {state.step}", summary)
         return result.scalars() | {"time/evaluation_s": time.perf_counter() - start}
+
+    def _capacity(self, stage: StageConfig) -> int | None:
+        """None where everything runs in this process: what shares a batch is then the same in every run."""
+        inline = self.config.cluster.mode == "inline"
+        return None if inline else stage.rollout.slots * stage.rollout.workers
+
+
+class _WorkersSource:
+    """The run's rollout workers, as an evaluation asks them."""
+
+    def __init__(self, workers: Workers, capacity: int | None) -> None:
+        self._workers, self.capacity = workers, capacity
+
+    def submit(self, groups: Sequence[Sequence[SampleRequest]]) -> None:
+        self._workers.pool.submit(groups)
+
+    def poll(self, wait_s: float) -> list[Sample]:
+        return self._workers.poll_samples(wait_s)
 
 
 def evaluation_settings(evaluation: EvaluationConfig, config: RunConfig) -> EvaluationSettings:

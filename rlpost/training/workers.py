@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from rlpost.cluster import ActorGroup
 from rlpost.config.schema import ClusterConfig, RolloutConfig, StageConfig, WeightsConfig
 from rlpost.data.trajectory import Prompt, Trajectory
 from rlpost.errors import WeightTransferError
-from rlpost.rollout.engine import Sample, SampleRequest
+from rlpost.rollout.engine import Sample
 from rlpost.rollout.worker import RolloutTask, sample_seed, sampling_settings
 from rlpost.training.learners import Learners
 from rlpost.training.transports import Transport, choose_transport
@@ -133,20 +132,17 @@ class Workers:
             self._check_versions(trajectory.id, {v for turn in policy for v in turn.versions})
         return trajectories
 
-    def generate(self, requests: Sequence[SampleRequest]) -> list[Sample]:
-        """Plain samples in the order of the requests, for evaluation."""
-        groups = itertools.groupby(requests, key=lambda request: request.prompt_token_ids)
-        self.pool.submit([list(group) for _, group in groups])
-        found: dict[str, Sample] = {}
-        while len(found) < len(requests):
-            self.bring_back()
-            for answer in self.pool.poll(1.0):
-                if isinstance(answer, Sample):
-                    self._check_versions(answer.id, set(answer.versions))
-                    found[answer.id] = answer
-                else:
-                    self._kept.append(answer)
-        return [found[request.id] for request in requests]
+    def poll_samples(self, wait_s: float) -> list[Sample]:
+        """What came of `SampleRequest`s that were given to the pool; waits at most `wait_s` for the first."""
+        self.bring_back()
+        samples = []
+        for answer in self.pool.poll(wait_s):
+            if isinstance(answer, Sample):
+                self._check_versions(answer.id, set(answer.versions))
+                samples.append(answer)
+            else:
+                self._kept.append(answer)
+        return samples
 
     def abandon(self) -> None:
         """Forget all that is being sampled, and which weights there are."""

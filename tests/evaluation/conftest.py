@@ -38,19 +38,19 @@ def run(scorer, scoring, verifier, tmp_path):
         reward=verifier,
         samples=4,
         temperature=1.0,
-        batch_size=8,
         max_failure_share=0.05,
-        on_batch=None,
+        max_prompt_tokens=None,
+        on_progress=None,
     ):
         manifest = {
             "model": {"init": "seeded", "version": 7},
             "grading": grading_manifest([RewardConfig(function=str(reward))], scoring),
         }
         settings = EvaluationSettings(
-            samples, SamplingSettings(temperature), 0, max_failure_share, batch_size
+            samples, SamplingSettings(temperature), 0, max_failure_share, max_prompt_tokens
         )
-        generate = (engine or SeededEngine()).generate
         problems = make_prompts() if prompts is None else prompts
-        return evaluate(problems, generate, scorer, settings, output, manifest, on_batch)
+        source = engine or SeededEngine()
+        return evaluate(problems, source, scorer, settings, output, manifest, on_progress)
 
     return evaluate_with

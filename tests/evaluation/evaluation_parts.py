@@ -1,9 +1,10 @@
 """Problems and an engine whose responses follow from the seeds, for the tests of this folder."""
 
+import time
 from dataclasses import dataclass, field
 
 from rlpost.data.trajectory import Prompt
-from rlpost.rollout.engine import Sample
+from rlpost.rollout.engine import FailedSample, Sample, SampleRequest
 
 VERIFIER = """
 def reward(completion, answer):
@@ -22,23 +23,39 @@ class SeededEngine:
 
     Attributes:
         version: the policy version that its samples carry.
-        words: responses by the first token of the prompt.
-        stop_after: requests after which the process is "killed".
+        words: responses by the first token of the prompt; "lost" stands for a request that failed.
+        capacity: see `SampleSource`.
+        at_once: answers to one poll, the newest requests first.
+        stop_after: answers after which the process is "killed".
         asked: the ids of all requests it answered.
     """
 
     version: int = 7
     words: dict[int, str] = field(default_factory=dict)
+    capacity: int | None = None
+    at_once: int = 3
     stop_after: int | None = None
     asked: list[str] = field(default_factory=list)
+    waiting: list[SampleRequest] = field(default_factory=list)
+    killed: int = 0
 
-    def generate(self, requests):
+    def submit(self, groups):
+        self.waiting += [request for group in groups for request in group]
+
+    def poll(self, wait_s):
         if self.stop_after is not None and len(self.asked) >= self.stop_after:
-            raise KeyboardInterrupt
-        self.asked += [request.id for request in requests]
-        return [self._sample(request) for request in requests]
+            time.sleep(0.2)  # what was finished is scored and written meanwhile
+            self.killed += 1
+            if self.killed > 3:
+                raise KeyboardInterrupt
+            return []
+        taken = [self.waiting.pop() for _ in range(min(self.at_once, len(self.waiting)))]
+        self.asked += [request.id for request in taken]
+        return [self._sample(request) for request in taken]
 
     def _sample(self, request):
+        if self.words.get(request.prompt_token_ids[0]) == "lost":
+            return FailedSample(request.id, "error", "the line was cut")
         text = self.words.get(request.prompt_token_ids[0], f"It is \\boxed{{{request.seed % 3}}}.")
         ids = tuple(text.encode())
         reason = "length" if request.seed % 5 == 0 else "eos"

@@ -27,10 +27,11 @@ def test_each_benchmark_reads_its_own_file_and_columns(tmp_path, name, prompt, r
     path = tmp_path / name / "test.jsonl"
     path.parent.mkdir()
     path.write_text("{}\n")
-    config = BENCHMARKS[name].data_config(tmp_path, limit=3, max_prompt_tokens=77)
+    config = BENCHMARKS[name].data_config(tmp_path, limit=3)
     assert config.path == str(path)
     assert (config.prompt_column, config.answer_column, config.id_column) == (prompt, "answer", id_column)
-    assert (config.limit, config.max_prompt_tokens, config.shuffle) == (3, 77, False)
+    assert (config.limit, config.template, config.shuffle) == (3, "auto", False)
+    assert config.max_prompt_tokens > 10**6  # what fits a model is the evaluation's to say
     assert config.overlong_prompts == "error"
     assert BENCHMARKS[name].reward_config().function == reward
 
@@ -64,5 +65,5 @@ def test_an_unknown_benchmark_lists_those_there_are():
 
 def test_a_missing_file_is_named_with_the_folder_option(tmp_path):
     with pytest.raises(DataError, match="--data-dir") as caught:
-        find_benchmark("aime24").data_config(tmp_path, limit=None, max_prompt_tokens=10)
+        find_benchmark("aime24").data_config(tmp_path, limit=None)
     assert str(tmp_path / "aime24" / "test.jsonl") in str(caught.value)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from rlpost.benchmarking import evaluate_model
 from rlpost.config.schema import ScoringConfig
 from rlpost.errors import ConfigError, DataError, UserError
-from rlpost.evaluation import evaluate_model, load_benchmark
+from rlpost.evaluation import load_benchmark
 
 DOCUMENTED = (
     (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text().split("```yaml\n")[1].split("```")[0]

@@ -10,6 +10,7 @@ from evaluation_parts import SeededEngine, make_prompts, read_files
 
 from rlpost.data.trajectory import Prompt
 from rlpost.errors import DataError, RolloutError, UserError
+from rlpost.evaluation import load_result, regrade
 from rlpost.evaluation.evaluate import sample_seed
 
 
@@ -91,14 +92,21 @@ def test_the_summary_and_the_metrics_of_a_run_hold_every_pass_at_k(run):
 def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_bytes(run, tmp_path):
     run(output=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        run(SeededEngine(stop_after=8), output=tmp_path / "cut")
+        run(SeededEngine(stop_after=9), output=tmp_path / "cut")
+    lines = (tmp_path / "whole" / "generations.jsonl").read_text().splitlines(keepends=True)
+    stored = lines_of(tmp_path / "cut" / "generations.jsonl")
+    # Answers come from the end, in threes: problems 5 and 4 are complete, one sample of problem 3 is there.
+    assert [(g["problem"], g["sample"]) for g in stored] == [(p, s) for p in (5, 4) for s in range(4)]
     with (tmp_path / "cut" / "generations.jsonl").open("a") as file:
-        file.write((tmp_path / "whole" / "generations.jsonl").read_text().splitlines(keepends=True)[8])
+        file.write(lines[8])
         file.write('{"problem": 2, "prompt_id": "p2", "sam')  # killed while writing
-    again = SeededEngine()
-    run(again, output=tmp_path / "cut")
-    assert again.asked == [f"{p:06d}-{s:03d}" for p in range(2, 6) for s in range(4)]
+    told, again = [], SeededEngine()
+    run(again, output=tmp_path / "cut", on_progress=lambda p: told.append((p.done, p.ignored_lines)))
+    assert told[0] == (2, 2) and told[-1] == (6, 2)
+    assert sorted(again.asked) == [f"{p:06d}-{s:03d}" for p in range(4) for s in range(4)]
     assert read_files(tmp_path / "cut") == read_files(tmp_path / "whole")
+    timing = json.loads((tmp_path / "cut" / "timing.json").read_text())
+    assert (timing["generated_samples"], timing["reused_samples"], timing["ignored_lines"]) == (16, 8, 2)
 
 
 def test_a_finished_evaluation_is_not_sampled_again(run, tmp_path):
@@ -108,20 +116,72 @@ def test_a_finished_evaluation_is_not_sampled_again(run, tmp_path):
     assert engine.asked == [] and read_files(tmp_path / "out") == before
 
 
-def test_progress_starts_at_what_is_there_and_ends_at_all_problems(run):
+def test_progress_tells_the_running_score_of_what_is_done(run):
     told = []
-    with pytest.raises(KeyboardInterrupt):
-        run(SeededEngine(stop_after=8), on_batch=told.append)
-    assert told == [0, 2]
-    told.clear()
-    run(on_batch=told.append)
-    assert told == [2, 4, 6]
+    words = {0: "\\boxed{0}", 1: "crash", 2: "\\boxed{0}", 3: "\\boxed{0}", 4: "\\boxed{1}", 5: "no"}
+    result = run(SeededEngine(words=words), on_progress=lambda p: told.append(replace(p)))
+    assert (told[0].done, told[0].accuracy) == (0, None)
+    assert [p.done for p in told] == sorted(p.done for p in told) and all(p.problems == 6 for p in told)
+    last = told[-1]
+    assert (last.done, last.accuracy, last.failed, last.samples) == (6, 0.5, 4, 24)
+    assert last.cut == 24 * result.truncated_share
+    assert last.tokens == sum(4 * len(word) for word in words.values())
 
 
-def test_how_often_it_writes_changes_no_byte(run, tmp_path):
-    for size in (1, 8, 1000):
-        run(output=tmp_path / str(size), batch_size=size)
-    assert read_files(tmp_path / "1") == read_files(tmp_path / "8") == read_files(tmp_path / "1000")
+def test_neither_what_is_asked_at_once_nor_the_order_of_the_answers_changes_a_byte(run, tmp_path):
+    for capacity, at_once in ((None, 3), (1, 1), (2, 100), (100, 5)):
+        output = tmp_path / f"{capacity}-{at_once}"
+        run(SeededEngine(capacity=capacity, at_once=at_once), output=output)
+        assert read_files(output) == read_files(tmp_path / "None-3")
+
+
+def test_no_more_is_on_the_way_than_keeps_the_source_busy(run):
+    class Counting(SeededEngine):
+        most = 0
+
+        def submit(self, groups):
+            super().submit(groups)
+            self.most = max(self.most, len(self.waiting))
+
+    engine = Counting(capacity=2, at_once=1)
+    run(engine, prompts=make_prompts(12), samples=2)
+    assert engine.most <= 6 and len(engine.asked) == 24
+
+
+def test_a_request_that_failed_is_a_failed_sample_and_is_asked_again_by_the_next_call(run, tmp_path):
+    run(output=tmp_path / "whole")
+    result = run(SeededEngine(words={1: "lost", 4: "lost"}))
+    assert (result.unanswered, result.failed_share, result.complete) == (8, 8 / 24, False)
+    assert result.outcomes["error"] == 8
+    lost = [g for g in lines_of(tmp_path / "out" / "generations.jsonl") if g["problem"] in (1, 4)]
+    assert {(g["score"], g["outcome"], g["note"], g["finish_reason"]) for g in lost} == {
+        (None, "error", "the line was cut", "unanswered")
+    }
+    again = SeededEngine()
+    assert run(again).complete
+    assert sorted(again.asked) == [f"{p:06d}-{s:03d}" for p in (1, 4) for s in range(4)]
+    assert read_files(tmp_path / "out") == read_files(tmp_path / "whole")
+
+
+def test_a_problem_whose_prompt_does_not_fit_is_not_asked_and_counts_as_wrong_apart(run, tmp_path):
+    prompts = make_prompts()
+    prompts[2] = replace(prompts[2], token_ids=(2, 99, 99, 99))
+    engine = SeededEngine(words={i: f"\\boxed{{{i % 3}}}" for i in range(6)})
+    told = []
+    result = run(engine, prompts, max_prompt_tokens=3, on_progress=told.append)
+    assert (result.too_long, result.accuracy.value, result.failed_share) == (1, 5 / 6, 0.0)
+    assert told[-1].too_long == 1 and not [id for id in engine.asked if id.startswith("000002")]
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert record["too_long"] == 1 and record["manifest"]["settings"]["max_prompt_tokens"] == 3
+    stored = lines_of(tmp_path / "out" / "generations.jsonl")[8]
+    assert (stored["finish_reason"], stored["score"]) == ("too_long", 0.0)
+    assert stored["note"] == "not asked: 4 prompt tokens, 3 fit"
+    assert [row["too_long"] for row in lines_of(tmp_path / "out" / "problems.jsonl")] == [
+        i == 2 for i in range(6)
+    ]
+    before = read_files(tmp_path / "out")
+    assert not regrade(tmp_path / "out", workers=1).changes and read_files(tmp_path / "out") == before
+    assert run(SeededEngine(), prompts, max_prompt_tokens=3) == result == load_result(tmp_path / "out")
 
 
 def test_another_evaluation_in_the_same_directory_is_refused_by_the_differing_key(run):
@@ -167,13 +227,14 @@ def test_responses_of_another_policy_version_are_refused_before_they_are_stored(
     assert not (tmp_path / "out" / "generations.jsonl").exists()
 
 
-def test_an_engine_that_loses_or_reorders_responses_is_refused(run, tmp_path):
-    class Reversing(SeededEngine):
-        def generate(self, requests):
-            return super().generate(requests)[::-1]
+def test_an_answer_to_nothing_that_was_asked_is_refused(run):
+    class Repeating(SeededEngine):
+        def poll(self, wait_s):
+            samples = super().poll(wait_s)
+            return samples + samples[:1]
 
-    with pytest.raises(RolloutError, match="in order"):
-        run(Reversing())
+    with pytest.raises(RolloutError, match="not asked"):
+        run(Repeating())
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_the_local_file_holds_the_converted_rows_and_loads_as_the_benchmark(publ
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"problem": f"What is {i}?", "answer": str(i)} for i in range(3)
     ]
-    config = published.data_config(tmp_path / "data", limit=None, max_prompt_tokens=9)
+    config = published.data_config(tmp_path / "data", limit=None)
     assert config.path == str(path) == str(tmp_path / "data" / "sums" / "test.jsonl")
 
 

@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+from rlpost.benchmarking import EvalOptions, evaluate_model, evaluate_models, renew_pages
 from rlpost.config.schema import ScoringConfig
 from rlpost.errors import DataError, RewardError, UserError
-from rlpost.evaluation import evaluate_model, regrade
+from rlpost.evaluation import regrade
 
 ONE_WORKER = ScoringConfig(workers=1)
 
@@ -68,6 +69,32 @@ def test_benchmarks_and_a_file_of_ones_own_end_in_one_table_and_one_folder_each(
     assert (output / "gsm8k" / "results.json").read_bytes() == before
 
 
+def test_several_models_end_in_one_table_with_paired_differences_and_two_pages(
+    folder, capsys, tiny_model, tiny_tokenizer
+):
+    for name in ("base", "runs/sums-1/policy"):
+        tiny_model.save_pretrained(folder / name)
+        tiny_tokenizer.save_pretrained(folder / name)
+    models = [str(folder / "base"), str(folder / "runs" / "sums-1")]  # a run directory is its policy
+    options = {"data_dir": folder / "data", "max_response_tokens": 6, "scoring": ONE_WORKER}
+    output = evaluate_models(
+        models, ["gsm8k", "amc23"], EvalOptions(output=folder / "out", samples=2, limit=2, **options)
+    )
+    printed = capsys.readouterr().out
+    for model in ("base", "sums-1"):
+        for benchmark in ("gsm8k", "amc23"):
+            assert (output / model / benchmark / "results.json").is_file()
+    assert "sums-1 - base" in printed and "0.0 (0.0 to 65.8)" in printed
+    table, page = (output / "table.md").read_text(), (output / "report.html").read_text()
+    assert "| model | gsm8k | amc23 |" in table and "| sums-1 | 0.0 (0.0 to 65.8) |" in table
+    assert "| gsm8k | sums-1 - base | +0.0 |" in table and "temperature 1, at most 6 tokens" in table
+    assert "<svg" in page and "sums-1 - base" in page and "src=" not in page and "http" not in page
+    assert len(regrade(output, workers=1).evaluations) == 4
+    (output / "table.md").write_text("old")
+    renew_pages(output)
+    assert (output / "table.md").read_text() == table
+
+
 def test_a_result_holds_the_templates_text_the_files_checksum_and_the_benchmarks_dataset(folder):
     output = evaluate_tiny(folder, "gsm8k", limit=1)
     manifest = json.loads((output / "gsm8k" / "manifest.json").read_text())
@@ -111,7 +138,12 @@ def test_one_sample_per_problem_is_greedy(folder):
         (("gsm8k",), {"limit": 0}, UserError, "--limit"),
         (("gsm8k",), {"max_response_tokens": 0}, UserError, "--max-response-tokens"),
         (("gsm8k",), {"max_response_tokens": 4096}, UserError, "no room for a prompt"),
-        (("gsm8k",), {"max_response_tokens": 4090}, DataError, "prompts have more than 6 tokens"),
+        (("gsm8k",), {"max_response_tokens": 4090}, UserError, "no prompt of gsm8k fits"),
+        (("gsm8k",), {"engine": "jax"}, UserError, "--engine"),
+        (("gsm8k",), {"workers": 0}, UserError, "--workers"),
+        (("gsm8k",), {"devices_per_worker": 2}, UserError, "--engine vllm"),
+        (("gsm8k",), {"chat": True}, UserError, "--endpoint URL"),
+        (("gsm8k",), {"endpoint": "http://x", "workers": 2}, UserError, "the server decodes"),
         (("gsm8k",), {"reward": "gsm8k"}, UserError, "--data FILE"),
         ((), {"data": "mine.jsonl"}, UserError, "--reward FUNCTION"),
         ((), {"data": "missing.jsonl", "reward": "exact_match"}, DataError, "missing.jsonl"),
