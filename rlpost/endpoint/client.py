@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rlpost.endpoint.failures import GivenUpError, exhausted, opening_error, read_failure
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 CONNECT_S = 10.0
 OPEN_RETRIES, OPEN_DEADLINE_S = 2, 30.0
+"""Of the first contact: who starts a command is waiting, and a server that is not there is soon told."""
 
 
 class Endpoint:
@@ -41,8 +44,23 @@ class Endpoint:
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._client: AsyncOpenAI | None = None
 
-    async def open(self) -> ServedModel:
+    @staticmethod
+    def warm_up() -> None:
+        """Pay for imports and certificates now.
+
+        Raises:
+            UserError: the package openai is missing.
+        """
+        require("openai")
+        import openai  # noqa: F401
+
+        _certificates()
+
+    async def open(self, patient: bool = False) -> ServedModel:
         """Ask the server for its models; the one that the settings mean.
+
+        Args:
+            patient: retry as for any other request, because the server has been there before.
 
         Raises:
             UserError: nothing answers at this URL, or something else does; the key is refused; the server
@@ -56,8 +74,10 @@ class Endpoint:
             models, _ = await self._until(
                 ask,
                 lambda value, _: read_models(value),
-                retries=OPEN_RETRIES,
-                deadline_s=min(OPEN_DEADLINE_S, self.settings.deadline_s),
+                retries=self.settings.retries if patient else min(OPEN_RETRIES, self.settings.retries),
+                deadline_s=self.settings.deadline_s
+                if patient
+                else min(OPEN_DEADLINE_S, self.settings.deadline_s),
             )
         except GivenUpError as given_up:
             raise opening_error(given_up.failure, self.settings) from None
@@ -139,7 +159,7 @@ class Endpoint:
 
     def _connected(self) -> AsyncOpenAI:
         if self._client is None:
-            from openai import AsyncOpenAI, Timeout
+            from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
             # The library wants a key; servers without keys read none. Its own retries know no total deadline.
             self._client = AsyncOpenAI(
@@ -147,8 +167,17 @@ class Endpoint:
                 base_url=self.settings.address,
                 timeout=Timeout(self.settings.timeout_s, connect=min(CONNECT_S, self.settings.timeout_s)),
                 max_retries=0,
+                http_client=DefaultAsyncHttpxClient(verify=_certificates()),
             )
         return self._client
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Read once: it takes longer than all the rest of making a client."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
 
 
 def _json(response: Any) -> Any:

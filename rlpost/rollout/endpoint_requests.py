@@ -72,6 +72,15 @@ def read_sample(request: SampleRequest, reply: Reply, *, chat: bool) -> Sample |
     unseen = None
     if seen is None:
         unseen = -1 if reply.completion_tokens is None else reply.completion_tokens
+    sampled = unseen if seen is None else len(seen)
+    if reply.finish_reason == "length" and 0 <= sampled < request.settings.max_tokens:
+        # Servers lower the limit of a response that does not fit, and do not say so.
+        return FailedSample(
+            request.id,
+            "error",
+            f"the server cut the response after {sampled} of at most {request.settings.max_tokens} tokens: "
+            "prompt and response do not fit into its model's positions",
+        )
     return Sample(
         id=request.id,
         token_ids=seen or (),
