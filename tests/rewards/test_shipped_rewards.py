@@ -1,4 +1,6 @@
+import asyncio
 import doctest
+import inspect
 import subprocess
 import sys
 from importlib import import_module
@@ -13,6 +15,7 @@ FILES = [name for name in rewards.names() if name not in rewards.ALIASES]
 
 
 def score(value):
+    value = asyncio.run(value) if inspect.iscoroutine(value) else value
     return value["score"] if isinstance(value, dict) else value
 
 
