@@ -2,8 +2,8 @@
 
     python benchmarks/process_per_sample.py fork|new NAME < ITEMS
 
-ITEMS is a JSON list of [completion, answer]; out comes {"seconds": ..., "scores": [...]}. This process imports
-the reward function alone, so that its forks are as cheap as they can be.
+ITEMS is a JSON list of [completion, answer]; out comes {"seconds": ..., "scores": [...]}. This process has
+nothing but the reward function in its memory, so that its forks are as cheap as they can be.
 """
 
 from __future__ import annotations

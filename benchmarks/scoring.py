@@ -5,8 +5,8 @@
     python benchmarks/scoring.py --only attack
 
 Throughput: `Scorer.score_items` with 2 fresh workers on responses of 300 to 1,500 characters, four to a
-problem: two end in the gold answer, two in another one, so that math_answer has to compare mathematics. Beside
-it, in turns, on some of these responses, also two at a time and with a deadline (process_per_sample.py):
+problem: two end in the gold answer, two in another one, so that math_answer has to compare mathematics. In
+turns with it, on some of these responses, also two at a time and with a deadline (process_per_sample.py):
 
     fork   a process forked for each sample, by one that has imported and warmed up the reward function and
            nothing else; a driver that holds torch forks more slowly
@@ -96,17 +96,11 @@ def _math_solutions(folder: Path | None, random_: random.Random) -> list[tuple[s
     if folder is not None:
         rows = _rows(folder / "math500" / "test.jsonl")
         return [(row["solution"], row["answer"]) for row in rows]
-    forms = [
-        r"{a}",
-        r"\frac{{{a}}}{{{b}}}",
-        r"{a}\sqrt{{{b}}}",
-        "x^2 + {a}x + {b}",
-        r"\left({a}, {b}\right)",
-        "[{a}, {b})",
-    ]
+    # Three of five are whole numbers, as in MATH-500.
+    forms = [*["{a}"] * 6, r"\frac{{{a}}}{{{b}}}", r"{a}\sqrt{{{b}}}", "x^2 + {a}x + {b}", "[{a}, {b})"]
     solutions = []
     for number in range(500):
-        a, b = random_.randint(2, 99), random_.randint(2, 99)
+        a, b = sorted(random_.sample(range(2, 100), 2))
         gold = forms[number % len(forms)].format(a=a, b=b)
         solutions.append(
             (f"We set $f(x) = {a}x^2 - {b}x$ and complete the square, which gives ${gold}$.", gold)
