@@ -140,6 +140,15 @@ def test_a_run_above_a_limit_stops_and_says_so(recipe, tmp_path):
     assert refused.value.what == "6 of 600 rows cannot be used"
     assert refused.value.details["needed"] == "at most 0.0099 of the rows (data.max_broken_share)"
 
+    data = load_config(recipe, []).stages[0].data.path
+    held_out = [f"evaluation.data.path={data}", "evaluation.data.overlong_prompts=drop"]
+    with pytest.raises(
+        DataError
+    ) as refused:  # the limit of the data to train on is not that of an evaluation
+        train(load_config(recipe, [*held_out, "data.max_broken_share=0.5"]), tmp_path / "refused")
+    assert refused.value.what == "6 of 600 rows cannot be used"
+    assert refused.value.details["needed"] is None
+
     overrides = ["scoring.max_failure_share=0.05", "scoring.canary=false"]
     with pytest.raises(ScoringError) as stopped:
         train(load_config(recipe, overrides), tmp_path / "stopped")
