@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum
@@ -92,7 +93,13 @@ class Slot:
                 stderr=self._log,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is for the driver, which then closes this process
-                env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": path,
+                    "PYTHONHASHSEED": "0",
+                    # A reward with a time limit of its own must know the one that it has to stay within.
+                    "RLPOST_SCORING_DEADLINE_S": str(self.deadline_s),
+                },
             )
         self._control = ours
         self._control_buffer = b""
@@ -293,6 +300,8 @@ class Slot:
             raise RewardError(error["what"], **error["details"])
         if "ready" in message:
             self.descriptions = message["ready"]
+            for text in message["warnings"]:
+                warnings.warn(text, stacklevel=2)
             self.replace()
             return []
         self._server = message["server"]

@@ -29,6 +29,7 @@ import struct
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,6 +38,7 @@ from typing import Any, NoReturn
 from rlpost.errors import RewardError
 from rlpost.scoring.protocol import RewardFunction, load_reward
 from rlpost.scoring.reference import user_traceback
+from rlpost.scoring.sandbox.processes import JAILS
 from rlpost.scoring.verdict import failure
 
 TASK_HEADER = struct.Struct("<QI")
@@ -66,7 +68,8 @@ def main(control: socket.socket) -> None:
     with control.makefile("rb") as stream:
         configs, memory_bytes = pickle.load(stream)
     try:
-        functions = [_load(SimpleNamespace(**config)) for config in configs]
+        with warnings.catch_warnings(record=True) as caught:
+            functions = [_load(SimpleNamespace(**config)) for config in configs]
         descriptions = [dataclasses.asdict(f.describe()) for f in functions]
     except RewardError as error:
         control.sendall(_line({"error": {"what": error.what, "details": error.details}}))
@@ -74,7 +77,8 @@ def main(control: socket.socket) -> None:
     gc.freeze()
     # The signal would also be sent when merely the *thread* that started this process ends.
     _prctl(PR_SET_PDEATHSIG, 0)
-    control.sendall(_line({"ready": descriptions}))
+    told = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    control.sendall(_line({"ready": descriptions, "warnings": told}))
     Supervisor(control, functions, driver, memory_bytes).run()
 
 
@@ -256,12 +260,17 @@ def _process_state() -> tuple[Any, ...]:
     )
     files = tuple(_identity(place) for place in (0, 1, 2, "."))
     streams = tuple((id(s), getattr(s, "closed", True)) for s in (sys.stdout, sys.stderr))
+    children = _has_children()
+    return threading.active_count(), alarm, handlers, files, streams, children, sys.getrecursionlimit()
+
+
+def _has_children() -> bool:
+    """Whether there are child processes, running or ended, beside the sandbox's jails."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        children = True
     except ChildProcessError:
-        children = False
-    return threading.active_count(), alarm, handlers, files, streams, children, sys.getrecursionlimit()
+        return False
+    return not JAILS or not JAILS.issuperset(_children())
 
 
 def _identity(place: int | str) -> int | None:
