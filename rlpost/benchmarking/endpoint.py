@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 from rlpost.benchmarking.options import EvalOptions
 from rlpost.config.schema import ModelConfig
@@ -58,8 +57,6 @@ def text_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def server_record(engine: EndpointEngine, options: EvalOptions) -> dict[str, Any]:
-    """Which server answered, for the manifest; the address without a user's name and password."""
-    parts = urlsplit(engine.url)
-    address = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    """Which server answered, for the manifest."""
     route = "chat/completions" if options.chat else "completions"
-    return {"url": address, "model": engine.model, "kind": engine.server, "route": route}
+    return {"url": engine.url, "model": engine.model, "kind": engine.server, "route": route}

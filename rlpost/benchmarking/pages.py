@@ -41,7 +41,8 @@ STYLE = """<style>
 .numbers table { font-variant-numeric: tabular-nums; }
 .numbers td:nth-child(n), .numbers th { width: auto; white-space: nowrap; }
 .numbers.scores td:nth-child(n+2), .numbers.scores th:nth-child(n+2) { text-align: right; }
-.chart { padding: 14px 20px; }
+.chart { padding: 14px 20px; margin-bottom: 14px; }
+.warnings { margin: 14px 0; }
 </style>"""
 
 

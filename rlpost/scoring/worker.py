@@ -184,8 +184,8 @@ class Server:
         self.clean_state = _process_state()
 
     def run(self) -> NoReturn:
-        """Answer tasks in order. Ends after a task that left threads, children or signal handlers behind, or
-        that found no more memory, so that nothing of it disturbs the next one."""
+        """Answer tasks in order. Ends after a task that left threads, children or signal handlers behind,
+        so that they cannot disturb the next one."""
         stream = self.connection.makefile("rb")
         self.connection.sendall(UP)
         retire = False
@@ -203,9 +203,8 @@ class Server:
             if os.getpid() != self.pid:
                 break  # the reward function forked, and this is its child
             left = self._left_behind()
-            no_memory = str(value.get("note")).startswith("MemoryError")
-            retire = bool(left) or no_memory
-            value = self._annotated(value, left, no_memory=no_memory)
+            retire = bool(left)
+            value = self._annotated(value, left)
             reply = {"task": number, "seconds": time.monotonic() - started, "retire": retire, "value": value}
             self.connection.sendall(_line(reply))
         os._exit(0)
@@ -228,10 +227,10 @@ class Server:
         state = _process_state()
         return [name for name, was, now in zip(LEFT, self.clean_state, state, strict=True) if was != now]
 
-    def _annotated(self, value: dict[str, Any], left: Sequence[str], *, no_memory: bool) -> dict[str, Any]:
+    def _annotated(self, value: dict[str, Any], left: Sequence[str]) -> dict[str, Any]:
         """The verdict, with what its note should say beside the function's own words."""
         notes = [str(value.get("note") or "")]
-        if no_memory:
+        if notes[0].startswith("MemoryError"):
             notes.append(f"a worker may take {self.memory_bytes / 2**30:g} GiB (scoring.memory_gib)")
         if left:
             notes.append(f"left behind, and ended with the worker process: {', '.join(left)}")
