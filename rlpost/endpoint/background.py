@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from rlpost.errors import DeadlineError
@@ -42,13 +43,15 @@ class BackgroundLoop:
             future.cancel()
 
     def close(self) -> None:
-        """End all work and the thread."""
+        """End all work and the thread; one that does not end in time is left to the end of the process."""
         if self._loop.is_closed():
             return
-        asyncio.run_coroutine_threadsafe(_end_all(), self._loop).result(CLOSE_S)
+        with suppress(TimeoutError):
+            self.start(_end_all()).result(CLOSE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_S)
-        self._loop.close()
+        if not self._thread.is_alive():
+            self._loop.close()
 
 
 async def _end_all() -> None:
@@ -57,4 +60,3 @@ async def _end_all() -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-    await asyncio.get_running_loop().shutdown_default_executor()

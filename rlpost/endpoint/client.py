@@ -6,6 +6,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -70,15 +71,15 @@ class Endpoint:
         async def ask() -> Any:
             return _json(await self._connected().models.with_raw_response.list())
 
-        try:
-            models, _ = await self._until(
-                ask,
-                lambda value, _: read_models(value),
-                retries=self.settings.retries if patient else min(OPEN_RETRIES, self.settings.retries),
-                deadline_s=self.settings.deadline_s
-                if patient
-                else min(OPEN_DEADLINE_S, self.settings.deadline_s),
+        settings = self.settings
+        if not patient:
+            settings = replace(
+                settings,
+                retries=min(OPEN_RETRIES, settings.retries),
+                deadline_s=min(OPEN_DEADLINE_S, settings.deadline_s),
             )
+        try:
+            models = await self._until(ask, lambda value, _: read_models(value), settings)
         except GivenUpError as given_up:
             raise opening_error(given_up.failure, self.settings) from None
         return choose_model(models, self.settings)
@@ -118,9 +119,7 @@ class Endpoint:
     async def _ask(self, ask: Callable[[], Awaitable[Any]]) -> Reply:
         async with self._slots:
             try:
-                reply, _ = await self._until(
-                    ask, read_reply, retries=self.settings.retries, deadline_s=self.settings.deadline_s
-                )
+                reply = await self._until(ask, read_reply, self.settings)
             except GivenUpError as given_up:
                 self.unanswered = 0 if given_up.failure.answered else self.unanswered + 1
                 raise exhausted(given_up, self.settings) from None
@@ -128,34 +127,30 @@ class Endpoint:
         return reply
 
     async def _until(
-        self,
-        ask: Callable[[], Awaitable[Any]],
-        read: Callable[[Any, int], Any],
-        *,
-        retries: int,
-        deadline_s: float,
-    ) -> tuple[Any, int]:
-        """What `read` makes of the first usable answer, and the attempts that failed before it.
+        self, ask: Callable[[], Awaitable[Any]], read: Callable[[Any, int], Any], patience: EndpointSettings
+    ) -> Any:
+        """What `read` makes of the first usable answer, given that and the attempts before it.
 
         Raises:
             GivenUpError: there was none; with the last failure.
         """
         clock = asyncio.get_running_loop().time
-        end = clock() + deadline_s
-        for attempt in range(retries + 1):
+        end = clock() + patience.deadline_s
+        attempt = 0
+        while True:
             try:
-                async with asyncio.timeout_at(min(end, clock() + self.settings.timeout_s)):
+                async with asyncio.timeout_at(min(end, clock() + patience.timeout_s)):
                     value = await ask()
-                return read(value, attempt), attempt
+                return read(value, attempt)
             except Exception as error:
                 failure = read_failure(error, self._key)
-            wait = next_wait(attempt, self.settings.backoff_s, failure.retry_after_s)
-            late = clock() + wait >= end
-            if not failure.passing or attempt == retries or late:
-                raise GivenUpError(failure, attempts=attempt + 1, late=failure.passing and late, wait_s=wait)
+            wait = next_wait(attempt, patience.backoff_s, failure.retry_after_s)
+            late = failure.passing and clock() + wait >= end
+            if not failure.passing or late or attempt == patience.retries:
+                raise GivenUpError(failure, attempts=attempt + 1, late=late)
+            attempt += 1
             self.retries += 1
             await asyncio.sleep(wait)
-        raise AssertionError("a request has at least one attempt")
 
     def _connected(self) -> AsyncOpenAI:
         if self._client is None:

@@ -41,9 +41,9 @@ class Failure:
 class GivenUpError(Exception):
     """A request was given up after a last failure; `late`: because the next attempt was past the deadline."""
 
-    def __init__(self, failure: Failure, *, attempts: int, late: bool, wait_s: float) -> None:
+    def __init__(self, failure: Failure, *, attempts: int, late: bool) -> None:
         super().__init__(failure.text)
-        self.failure, self.attempts, self.late, self.wait_s = failure, attempts, late, wait_s
+        self.failure, self.attempts, self.late = failure, attempts, late
 
 
 def read_failure(error: Exception, key: str | None) -> Failure:

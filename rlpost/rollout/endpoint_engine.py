@@ -60,6 +60,7 @@ class EndpointEngine:
         timeout_s: seconds that one attempt may take.
         deadline_s: seconds that one request may take with all its retries, from when it is first sent.
         retries: further attempts after a failure that may pass.
+        backoff_s: the wait before the first of them; it doubles with each.
         token_prompts: send token ids to /completions instead of text.
         body: further fields of each request, such as {"max_completion_tokens": 4096, "max_tokens": None};
             None takes one away.

@@ -62,6 +62,8 @@ def test_vllms_server_keeps_the_contract(tmp_path):
         **os.environ,
         "OWNER": str(os.getpid()),
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "TORCH_COMPILE_DISABLE": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": "1",
