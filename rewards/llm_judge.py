@@ -7,7 +7,7 @@
       options:
         judge: {url: "http://localhost:8000/v1", model: Qwen/Qwen3-32B}
 
-`scoring.deadline_s` must be above the judge's own `deadline_s`. A judge that cannot be reached, or that gives
+Raise `scoring.deadline_s` to what a verdict may take, say 150. A judge that cannot be reached, or that gives
 no verdict, makes the sample fail; it is never a zero. The response is fenced in and declared to be mere text,
 which makes it harder to talk the judge round, not impossible: look at what a policy learns to write.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -58,6 +59,8 @@ POINTS = re.compile(
 )
 OBJECT = re.compile(r"\{[^{}]*\"score\"[^{}]*\}")
 NOTE_CHARACTERS = 600
+DEADLINE_S, SHARE_OF_DEADLINE = 120.0, 0.8
+"""Of one verdict, outside of scoring processes; and the share of a scoring process's deadline in one."""
 START_S, REMEMBER_S = 60.0, 10.0
 """So long after its start a process does not wait for a server that has never been there, and so long it
 takes for granted that it still is not."""
@@ -80,7 +83,7 @@ class Judge:
         max_tokens: of the judge's reply; None leaves it to the server.
         extra: further fields of the request, such as {max_completion_tokens: 2000}.
         timeout_s: of one attempt.
-        deadline_s: of one verdict, with all retries.
+        deadline_s: of one verdict, with all retries; None: four fifths of `scoring.deadline_s`.
         retries: further attempts after a failure that may pass.
     """
 
@@ -91,7 +94,7 @@ class Judge:
     max_tokens: int | None = 1024
     extra: Mapping[str, Any] = field(default_factory=dict)
     timeout_s: float = 60.0
-    deadline_s: float = 120.0
+    deadline_s: float | None = None
     retries: int = 4
 
     @classmethod
@@ -109,6 +112,24 @@ class Judge:
                 f"the option `judge` {found}; needed: {{url: ..., model: ...}}, of {', '.join(names)}"
             )
         return cls(**option)
+
+    def patience(self) -> dict[str, Any]:
+        """The settings of the endpoint that say how long to wait.
+
+        Raises:
+            ValueError: the process would be ended before the judge's deadline.
+        """
+        allowed = float(os.environ.get("RLPOST_SCORING_DEADLINE_S", DEADLINE_S / SHARE_OF_DEADLINE))
+        if self.deadline_s is not None and self.deadline_s >= allowed:
+            raise ValueError(
+                f"the judge's deadline_s {self.deadline_s:g} is not below scoring.deadline_s {allowed:g}"
+            )
+        deadline_s = self.deadline_s or SHARE_OF_DEADLINE * allowed
+        return {
+            "timeout_s": min(self.timeout_s, deadline_s),
+            "deadline_s": deadline_s,
+            "retries": self.retries,
+        }
 
     def sampling(self) -> dict[str, Any]:
         """The fields of a request beside model and messages."""
@@ -213,8 +234,13 @@ async def scored(
             reply = await ask(Judge.of(judge), message, low, high, cache)
         points = verdict(reply, low, high)
     except RlpostError as error:
-        outcome = "timeout" if isinstance(error, EndpointTimeoutError) else "error"
-        return {"outcome": outcome, "note": " | ".join(line.strip() for line in str(error).splitlines())}
+        late = isinstance(error, EndpointTimeoutError)
+        lines = [
+            *str(error).splitlines(),
+            *(["scoring.deadline_s decides how long it may take"] if late else []),
+        ]
+        note = " | ".join(line.strip() for line in lines)
+        return {"outcome": "timeout" if late else "error", "note": note}
     except NoVerdictError as error:
         return {"outcome": "error", "note": str(error)}
     return {
@@ -296,15 +322,7 @@ async def ask_server(judge: Judge, messages: list[dict[str, str]]) -> tuple[str,
     """
     from rlpost.endpoint import Endpoint, EndpointSettings
 
-    settings = EndpointSettings(
-        judge.url,
-        judge.model,
-        judge.key_variable,
-        timeout_s=judge.timeout_s,
-        deadline_s=judge.deadline_s,
-        retries=judge.retries,
-    )
-    endpoint = Endpoint(settings)
+    endpoint = Endpoint(EndpointSettings(judge.url, judge.model, judge.key_variable, **judge.patience()))
     try:
         model = await find_model(endpoint, judge)
         reply = await endpoint.chat(model, messages, judge.sampling())

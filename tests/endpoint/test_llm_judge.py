@@ -118,6 +118,17 @@ def test_a_judge_that_fails_gives_no_score(server):
     assert "maximum context length is 320" in ask(server, "is it 72?")["note"]
 
 
+def test_a_verdict_has_four_fifths_of_the_time_that_its_process_has(server, monkeypatch):
+    monkeypatch.setenv("RLPOST_SCORING_DEADLINE_S", "0.5")
+    ask(server, "It is 70.")
+    server.faults.append(hang)
+    late = ask(server)
+    assert late["outcome"] == "timeout"
+    assert "0.4 s in all | scoring.deadline_s decides" in late["note"]
+    with pytest.raises(ValueError, match=r"deadline_s 0\.5 is not below scoring\.deadline_s 0\.5"):
+        ask(server, judge=judge(server, deadline_s=0.5))
+
+
 def test_verdicts_are_kept_on_disk_by_model_message_and_sampling(server, tmp_path):
     def asked():
         return len(server.seen)
