@@ -51,8 +51,12 @@ def visible_paths() -> list[str]:
 
 
 def unused_uid() -> int | None:
-    """A user for one jail when this process is root's; None otherwise: the jail is the user's own."""
-    return FIRST_UID + (os.getpid() * 7 + next(_number)) % UIDS if os.getuid() == 0 else None
+    """A user for one jail when this process is root's and may change to it; None otherwise: the jail's
+    processes are then the user's own."""
+    uid = FIRST_UID + (os.getpid() * 7 + next(_number)) % UIDS
+    ranges = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    mapped = any(first <= uid < first + count for first, _, count in ranges)
+    return uid if os.getuid() == 0 and mapped else None
 
 
 def settings(form: Form, uid: int | None, tmp: str, tmp_bytes: int, inside: str) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class Jail:
             self._control.sendall(LENGTH.pack(len(body)) + body)
             reply = self._receive(deadline)
         except (OSError, ValueError) as error:
-            raise JailLostError(str(error)) from error
+            raise JailLostError("\n".join(filter(None, (str(error), self._log_tail())))) from error
         try:
             return Execution.from_reply(reply), not reply["damaged"]
         except (KeyError, ValueError, TypeError) as error:

@@ -42,12 +42,24 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass
 class Fences:
-    """What stands between a program and the machine."""
+    """What stands between a program and the machine.
+
+    Attributes:
+        network: it has one of its own, with nobody else in it.
+        processes: it sees those of its jail alone.
+        home: it reads the system, Python and its own folder, and nothing else.
+        writing: it writes to its own folders and nowhere else.
+        folders: `/tmp` and `/dev/shm` are its jail's own.
+        tmp_size: they cannot grow without limit.
+        user: it runs as a user that owns nothing.
+        calls: system calls are filtered.
+    """
 
     network: bool = False
     processes: bool = False
     home: bool = False
     writing: bool = False
+    folders: bool = False
     tmp_size: bool = False
     user: bool = False
     calls: bool = False
@@ -68,22 +80,44 @@ def die_with_parent() -> None:
 def unshare(fences: Fences, uid: int | None) -> None:
     """Move to namespaces of our own, as many as the kernel gives; the process returns as number 1 of the new
     one, if any, while the first stays behind and waits for it."""
-    wanted = NEWNS | NEWNET | NEWIPC | NEWUTS | NEWPID
-    before = (os.getuid(), os.getgid())
-    if os.getuid() == 0:
-        given = wanted if libc.unshare(wanted) == 0 else 0
-        for kind in (NEWNS, NEWNET, NEWIPC, NEWPID) if not given else ():
-            given |= kind if libc.unshare(kind) == 0 else 0
-    else:
-        given = wanted | NEWUSER if libc.unshare(wanted | NEWUSER) == 0 else 0
-    if given & NEWUSER:
-        map_user(*before)
+    given = _leave(NEWNS | NEWNET | NEWIPC | NEWUTS | (NEWPID if _own_processes_work() else 0))
     fences.network = bool(given & NEWNET)
     fences.processes = bool(given & NEWPID)
-    fences.home = bool(given & NEWNS)
+    fences.folders = bool(given & NEWNS)
     fences.user = uid is not None
     if given & NEWPID:
         _stay_behind()
+
+
+def _leave(kinds: int) -> int:
+    """Enter new namespaces of these kinds, all or, for root, those that there may be; the ones entered."""
+    uid, gid = os.getuid(), os.getgid()
+    if libc.unshare(kinds) == 0:
+        return kinds
+    if uid != 0:
+        if libc.unshare(kinds | NEWUSER) != 0:
+            return 0
+        map_user(uid, gid)
+        return kinds
+    return sum(kind for kind in (NEWNS, NEWNET, NEWIPC, NEWPID) if kind & kinds and libc.unshare(kind) == 0)
+
+
+def _own_processes_work() -> bool:
+    """Whether a new namespace of processes can have its own /proc, tried in a child: without it, this
+    package would look at the processes of others."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if _leave(NEWNS | NEWPID) != NEWNS | NEWPID:
+                os._exit(1)
+            first = os.fork()
+            if first == 0:
+                _mount(None, "/", None, MS_REC | MS_PRIVATE, None)
+                os._exit(1 if _mount_proc() else 0)
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]))
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def map_user(uid: int, gid: int) -> None:
@@ -109,17 +143,24 @@ def _wait_for(pid: int) -> NoReturn:
     os._exit(min(abs(os.waitstatus_to_exitcode(status)), 255))
 
 
-def rebuild_mounts(covered: Sequence[str], visible: Sequence[str], tmp_bytes: int) -> bool:
+def rebuild_mounts(
+    covered: Sequence[str], visible: Sequence[str], tmp_bytes: int, own_processes: bool
+) -> None:
     """Lay an empty directory over each of `covered`, and what must stay visible beneath back into it;
-    mount this namespace's own processes at /proc. True when all of that succeeded."""
-    try:
-        check(_mount(None, "/", None, MS_REC | MS_PRIVATE, None), "make mounts private")
-        for place in covered:
-            _cover(place, [p for p in visible if p.startswith(place + "/")], tmp_bytes)
-    except OSError:
-        return False
-    _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV, None)
-    return True
+    mount this namespace's own processes at /proc.
+
+    Raises:
+        OSError: a mount fails.
+    """
+    check(_mount(None, "/", None, MS_REC | MS_PRIVATE, None), "make mounts private")
+    for place in covered:
+        _cover(place, [p for p in visible if p.startswith(place + "/")], tmp_bytes)
+    if own_processes:
+        check(_mount_proc(), "mount /proc")
+
+
+def _mount_proc() -> int:
+    return _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV, None)
 
 
 def _cover(place: str, inside: Sequence[str], size: int) -> None:
@@ -174,6 +215,7 @@ def landlock(readable: Sequence[str], writable: Sequence[str]) -> bool:
     ruleset = libc.syscall(LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0)
     if ruleset < 0:
         return False
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)  # what the kernel asks of users other than root
     try:
         for path in readable:
             _allow(ruleset, path, READ & rights)

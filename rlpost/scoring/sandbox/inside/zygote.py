@@ -66,27 +66,27 @@ def build_fences(settings: Mapping[str, Any]) -> confine.Fences:
     fences = confine.Fences()
     uid, tmp = settings["uid"], settings["tmp"]
     if settings["bubblewrap"]:
-        fences = confine.Fences(network=True, processes=True, home=True, writing=True, user=True)
+        fences = confine.Fences(network=True, processes=True, home=True, writing=True, folders=True)
+        fences.user = True
         fences.tmp_size = settings["sized"]
     else:
         confine.unshare(fences, uid)
-        if fences.home:
-            fences.home = confine.rebuild_mounts(
-                settings["covered"], settings["visible"], settings["tmp_bytes"]
-            )
-            fences.tmp_size = fences.home
+        if fences.folders:
+            covered, visible = settings["covered"], settings["visible"]
+            confine.rebuild_mounts(covered, visible, settings["tmp_bytes"], fences.processes)
+            fences.home = fences.tmp_size = True
         confine.libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what a program leaves behind comes here
     if fences.network:
         confine.raise_loopback()
-    own = "/tmp" if fences.home else tmp
+    own = "/tmp" if fences.folders else tmp
     if uid is not None:
-        if not fences.home:
+        if not fences.folders:
             os.chown(own, uid, uid)
         confine.become(uid)
     os.environ["TMPDIR"] = os.environ["HOME"] = own
     if not settings["bubblewrap"]:
         readable = [*settings["visible"], "/proc"]
-        fenced = confine.landlock(readable, [own, *(["/dev/shm"] if fences.home else [])])
+        fenced = confine.landlock(readable, [own, *(["/dev/shm"] if fences.folders else [])])
         fences.writing = fenced
         fences.home = fences.home or fenced
     return fences
@@ -102,8 +102,9 @@ class Zygote:
         self.keep = set(settings["keep"])
         self.alone = fences.processes or settings["uid"] is not None
         # Processes are counted per user and user namespace: exactly when either is this jail's own.
-        self.counted = settings["uid"] is not None or settings["bubblewrap"] or fences.processes
-        self.places = [self.tmp] + ([Path("/dev/shm")] if os.access("/dev/shm", os.W_OK) else [])
+        own_namespace = settings["bubblewrap"] or (fences.processes and os.getuid() != 0)
+        self.counted = settings["uid"] is not None or own_namespace
+        self.places = [self.tmp, *([Path("/dev/shm")] if fences.folders else [])]
 
     def run(self) -> None:
         """Until the other end of the socket is closed."""
