@@ -4,9 +4,10 @@ The program is the last fenced block marked as Python, else the last one without
 whichever of these columns a row has, the first that is there; lists and objects may be JSON text:
 
     tests               a list of `{"input", "output"}`, each with `type` (or `testtype`) "stdin" or
-                        "stdin_stdout", or with "function_call" (`input`: the list of arguments) or
-                        "functional" (`input`: JSON, one argument a line; `output`: JSON), `fn_name` (or the
-                        row's `metadata["func_name"]`); or an object as `input_output`; or a list of asserts
+                        "stdin_stdout"; or with "function_call": `input` is the list of arguments, as JSON
+                        text when `output` is such text; or with "functional": `input` is JSON text, one
+                        argument a line, `output` JSON text. The function is `fn_name`, there or as a
+                        column, or `metadata["func_name"]`. Or an object as `input_output`; or asserts
     inputs, outputs     one entry per test; with `fn_name`: arguments and value of that function
     input_output        an object with `inputs`, `outputs` and, for functions, `fn_name` (APPS, TACO)
     verification_info   an object with `test_cases`, a list as `tests` (SYNTHETIC-1)
@@ -245,9 +246,9 @@ def read_cases(columns: Mapping[str, Any]) -> list[Case]:
     return cases
 
 
-def decoded(value: Any) -> Any:
-    """The list or object that a column holds, also as JSON text; any other text as it is."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+def decoded(value: Any, always: bool = False) -> Any:
+    """The list or object (or, with `always`, whatever) that JSON text holds; any other text as it is."""
+    if isinstance(value, str) and (always or value.lstrip()[:1] in ("[", "{")):
         try:
             return json.loads(value)
         except ValueError:
@@ -287,7 +288,9 @@ def one_case(test: Any, function: str | None) -> Case:
     if kind == "functional":
         lines = [line for line in given.split("\n") if line.strip()]
         return Case("call", [json.loads(line) for line in lines], json.loads(expected), function)
-    return Case("call", arguments(decoded(given)), decoded(expected), function)
+    if isinstance(given, str) and isinstance(expected, str):
+        expected = decoded(expected, always=True)
+    return Case("call", arguments(decoded(given)), expected, function)
 
 
 def paired_cases(pairs: Any) -> list[Case]:
