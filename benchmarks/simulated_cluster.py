@@ -228,6 +228,10 @@ class SimulatedScorer:
     def check_failures(self, results: Sequence[RewardResult]) -> None:
         """Nothing fails."""
 
+    def take_repeated(self) -> int:
+        """Nothing is scored twice."""
+        return 0
+
 
 def prompts(count: int) -> list[Prompt]:
     """Prompts that differ by their ids."""

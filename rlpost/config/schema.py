@@ -157,6 +157,9 @@ class RewardConfig(Section):
     """The name of its metric; the file's name without one."""
     options: dict[str, Any] = {}
     """Extra keyword arguments for the function."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Samples that one worker scores at a time. An `async def` function has so many under way, each with
+    its own deadline; one that takes lists gets so many in a call. Null: 32 for `async def`, otherwise 1."""
 
 
 class ScoringConfig(Section):

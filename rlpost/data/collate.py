@@ -72,6 +72,7 @@ def collate(trajectories: Sequence[Trajectory]) -> tuple[ModelInputs, TokenBatch
 def reward_parts(trajectories: Sequence[Trajectory], weights: Mapping[str, float]) -> dict[str, Tensor]:
     """The sequence signals "reward_part/NAME", float64 [S]: weight x score of each reward function.
 
+    It is 0 where the function does not apply.
     They add up to the rewards of the batch that `collate` makes of the same trajectories.
 
     Args:
@@ -112,12 +113,9 @@ def _owners(ids: Sequence[Tensor]) -> Tensor:
 
 
 def _part(trajectory: Trajectory, name: str) -> float:
-    parts = {} if trajectory.reward is None else trajectory.reward.parts
-    if name not in parts:
-        raise ValueError(
-            f"trajectory {trajectory.id!r} has no score of the reward {name!r}, only {list(parts)}"
-        )
-    return parts[name]
+    if trajectory.reward is None:
+        raise ValueError(f"trajectory {trajectory.id!r} has no reward")
+    return trajectory.reward.parts.get(name, 0.0)
 
 
 def _score(trajectory: Trajectory) -> float:

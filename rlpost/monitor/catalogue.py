@@ -190,6 +190,13 @@ _SCORING = (
         "0; read the notes in rollouts/",
         high=0,
     ),
+    Metric(
+        "scoring/repeated",
+        "calls",
+        "calls of a reward function made again for one response, because the batch that held it failed "
+        "(`batch_size` of the reward)",
+        "0 or few; many cost time, and a smaller batch would lose less",
+    ),
 )
 
 _REWARD = (

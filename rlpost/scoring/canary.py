@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from rlpost.data.trajectory import Prompt
 from rlpost.errors import RewardError
+from rlpost.scoring.batching import score_tasks
 from rlpost.scoring.protocol import RewardDescription
 from rlpost.scoring.task import Reply, Task
 
@@ -15,13 +17,89 @@ if TYPE_CHECKING:
 
 GARBAGE = "qwxz qwxz"
 TOLERANCE = 1e-6
+GOLD_NEEDED = "1.0, or no training signal can be trusted"
+GOLD_REMEDY = (
+    "correct the row or the function; if a right response looks different, add "
+    "`gold_completion(answer)` to its file; scoring.canary=false skips this check"
+)
 
 
-def run_canary(executor: Executor, prompts: Sequence[Prompt], max_failure_share: float = 0.0) -> list[str]:
-    """Each reward on the gold responses of `prompts` and on garbage, or on its own `selfcheck`.
+@dataclass(frozen=True)
+class Failure:
+    """A known answer that was not judged as it must be.
+
+    Attributes:
+        prompt: of its row; None for a case of the file's own.
+        response: what was scored; None when there was nothing to score.
+        reply: what came of it.
+        problem: in words, to go after the reward's name.
+        needed, remedy: for the error's message.
+    """
+
+    prompt: Prompt | None
+    response: str | None
+    reply: Reply
+    problem: str
+    needed: object = None
+    remedy: str | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The score, where there is one."""
+        return _score(self.reply)
+
+    @property
+    def got(self) -> str:
+        """Score, outcome and note in one line."""
+        return _outcome(self.reply)
+
+    @property
+    def found(self) -> str:
+        """The response and what it got."""
+        return self.got if self.response is None else f"the response {self.response!r:.300} got {self.got}"
+
+    @property
+    def described(self) -> str:
+        """The row and what it got."""
+        return self.found if self.prompt is None else f"{row_of(self.prompt)}: {self.found}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One kind of known answers, tried on one reward.
+
+    Attributes:
+        reward: whose.
+        kind: "gold" responses score 1.0, "selfcheck" cases score what the file says, "garbage" scores less
+            than 1.0.
+        tried: how many.
+        skipped: those of them to which the function does not apply.
+        failures: in the order of the rows.
+    """
+
+    reward: RewardDescription
+    kind: Literal["gold", "selfcheck", "garbage"]
+    tried: int
+    skipped: int
+    failures: Sequence[Failure]
+
+
+def try_rewards(executor: Executor, prompts: Sequence[Prompt]) -> Iterator[Trial]:
+    """Each reward on the gold responses of `prompts`, or on its own `selfcheck`, and on garbage."""
+    for index, description in enumerate(executor.descriptions):
+        if description.uses_answer or description.has_gold:
+            yield _try_gold(executor, index, description, prompts)
+        elif description.has_selfcheck:
+            yield _try_cases(executor, index, description)
+        yield _try_garbage(executor, index, description, prompts)
+
+
+def judge(trials: Iterable[Trial], max_failure_share: float) -> list[str]:
+    """Turn what the trials found into an error, or into remarks.
 
     Args:
-        max_failure_share: of these responses may fail to score; a wrong score is always an error.
+        max_failure_share: of the responses of one kind may fail to score; a wrong score is always an error,
+            and so is everything about `selfcheck`.
 
     Returns:
         for people: of each reward that failed within that share, how often, and where first.
@@ -29,109 +107,100 @@ def run_canary(executor: Executor, prompts: Sequence[Prompt], max_failure_share:
     Raises:
         RewardError: a gold response did not score 1.0, garbage did, or the function failed too often.
     """
-    may_fail = max_failure_share * len(prompts)
-    remarks = []
-    for index, description in enumerate(executor.descriptions):
-        failed: list[str] = []
-        if description.uses_answer or description.has_gold:
-            failed = _check_gold(executor, index, description, prompts, may_fail)
-        elif description.has_selfcheck:
-            _check_cases(executor, index, description)
-        garbage = executor.run([Task("score", index, p.text, GARBAGE, p.columns) for p in prompts])
-        failures = sum(_score(reply) is None for reply in garbage)
-        for prompt, reply in zip(prompts, garbage, strict=True):
-            if _score(reply) is not None or failures > may_fail:
-                _check_garbage(description, prompt, reply)
-            if _score(reply) is None:
-                failed.append(f"{_row(prompt)}: the response {GARBAGE!r} got {_outcome(reply)}")
+    within: dict[str, list[Failure]] = {}
+    for trial in trials:
+        allowed = 0.0 if trial.kind == "selfcheck" else max_failure_share * trial.tried
+        failed = [f for f in trial.failures if f.score is None]
+        wrong = [f for f in trial.failures if f.score is not None]
+        if len(failed) > allowed:
+            unwritten = [f for f in failed if f.response is None]
+            scored = [f for f in trial.failures if f.response is not None]
+            raise _error(trial, unwritten if len(unwritten) > allowed or not scored else scored)
+        if wrong:
+            raise _error(trial, wrong)
         if failed:
-            remarks.append(
-                f"canary: reward {description.name!r} failed on {len(failed)} of the responses tried, "
-                f"as scoring.max_failure_share allows; the first is {failed[0]}"
-            )
-    return remarks
-
-
-def _check_gold(
-    executor: Executor,
-    index: int,
-    description: RewardDescription,
-    prompts: Sequence[Prompt],
-    may_fail: float,
-) -> list[str]:
-    """The gold responses that failed to score, or to be written: at most `may_fail`, in words."""
-    golds = executor.run([Task("gold", index, columns=p.columns) for p in prompts])
-    unwritten = [(p, _outcome(r)) for p, r in zip(prompts, golds, strict=True) if not _has_gold(r)]
-    if len(unwritten) > may_fail:
-        prompt, found = unwritten[0]
-        raise RewardError(
-            f"reward {description.name!r}: its `gold_completion` failed", where=_row(prompt), found=found
-        )
-    known = [
-        (p, str(r.value["gold"])) for p, r in zip(prompts, golds, strict=True) if r.value and _has_gold(r)
+            within.setdefault(trial.reward.name, []).extend(failed)
+    return [
+        f"canary: reward {name!r} failed on {len(failed)} of the responses tried, "
+        f"as scoring.max_failure_share allows; the first is {failed[0].described}"
+        for name, failed in within.items()
     ]
-    tasks = [Task("score", index, p.text, text, p.columns) for p, text in known]
-    tried = [(p, text, r) for (p, text), r in zip(known, executor.run(tasks), strict=True)]
-    failures = [t for t in tried if _score(t[2]) is None]
-    wrong = [t for t in tried if _score(t[2]) is not None and abs(_score(t[2]) - 1) > TOLERANCE]
-    if len(unwritten) + len(failures) > may_fail:
-        wrong = failures + wrong
-    if not wrong:
-        words = [f"{_row(p)}: its gold response got {found}" for p, found in unwritten]
-        return words + [f"{_row(p)}: the response {text!r:.300} got {_outcome(r)}" for p, text, r in failures]
-    prompt, text, reply = wrong[0]
-    problem = "fails on a gold answer" if _score(reply) is None else "does not give a gold answer 1.0"
-    raise RewardError(
-        f"reward {description.name!r} {problem} ({len(wrong)} of {len(tried)} rows tried)",
-        where=f"{_row(prompt)}; reward at {description.source}",
-        found=f"the response {text!r:.300} got {_outcome(reply)}",
-        needed="1.0, or no training signal can be trusted",
-        remedy="correct the row or the function; if a right response looks different, add "
-        "`gold_completion(answer)` to its file; scoring.canary=false skips this check",
-    )
 
 
-def _check_cases(executor: Executor, index: int, description: RewardDescription) -> None:
+def _try_gold(
+    executor: Executor, index: int, description: RewardDescription, prompts: Sequence[Prompt]
+) -> Trial:
+    golds = executor.run([Task("gold", index, columns=p.columns) for p in prompts])
+    failures, known = [], []
+    for prompt, reply in zip(prompts, golds, strict=True):
+        if reply.value is None or "gold" not in reply.value:
+            failures.append(Failure(prompt, None, reply, "cannot be tried: its `gold_completion` failed"))
+        else:
+            known.append((prompt, str(reply.value["gold"])))
+    replies, _ = score_tasks(executor, [Task("score", index, p.text, text, p.columns) for p, text in known])
+    for (prompt, text), reply in zip(known, replies, strict=True):
+        score = _score(reply)
+        if not _skips(reply) and (score is None or abs(score - 1) > TOLERANCE):
+            problem = "fails on a gold answer" if score is None else "does not give a gold answer 1.0"
+            failures.append(Failure(prompt, text, reply, problem, GOLD_NEEDED, GOLD_REMEDY))
+    return Trial(description, "gold", len(prompts), sum(map(_skips, replies)), failures)
+
+
+def _try_cases(executor: Executor, index: int, description: RewardDescription) -> Trial:
     [reply] = executor.run([Task("selfcheck", index)])
     if reply.value is None or "cases" not in reply.value:
-        raise RewardError(f"reward {description.name!r}: its `selfcheck` failed", found=_outcome(reply))
+        problem = "cannot be tried: its `selfcheck` failed"
+        return Trial(description, "selfcheck", 0, 0, [Failure(None, None, reply, problem)])
     cases = [(dict(arguments), expected) for arguments, expected in reply.value["cases"]]
     tasks = [
         Task("case", index, str(arguments.pop("prompt", "")), str(arguments.pop("completion", "")), arguments)
         for arguments, _ in cases
     ]
-    for task, (_, expected), answer in zip(tasks, cases, executor.run(tasks), strict=True):
-        score = _score(answer)
-        if score is None or abs(score - expected) > TOLERANCE:
-            raise RewardError(
-                f"reward {description.name!r} contradicts its own `selfcheck`",
-                where=description.source,
-                found=f"the response {task.completion!r:.300} got {_outcome(answer)}",
-                needed=expected,
+    failures = [
+        Failure(None, task.completion, answer, "contradicts its own `selfcheck`", expected)
+        for task, answer, (_, expected) in zip(tasks, executor.run(tasks), cases, strict=True)
+        if (score := _score(answer)) is None or abs(score - expected) > TOLERANCE
+    ]
+    return Trial(description, "selfcheck", len(cases), 0, failures)
+
+
+def _try_garbage(
+    executor: Executor, index: int, description: RewardDescription, prompts: Sequence[Prompt]
+) -> Trial:
+    replies, _ = score_tasks(executor, [Task("score", index, p.text, GARBAGE, p.columns) for p in prompts])
+    failures = []
+    for prompt, reply in zip(prompts, replies, strict=True):
+        score = _score(reply)
+        if score is None and not _skips(reply):
+            problem = "fails on a response without an answer"
+            needed = "a score for whatever a model may write"
+            failures.append(Failure(prompt, GARBAGE, reply, problem, needed))
+        elif score is not None and score >= 1 and (description.uses_answer or description.has_gold):
+            remedy = "correct the function; scoring.canary=false skips this check"
+            failures.append(
+                Failure(prompt, GARBAGE, reply, f"gives garbage {score:g}", "less than 1.0", remedy)
             )
+    return Trial(description, "garbage", len(prompts), sum(map(_skips, replies)), failures)
 
 
-def _check_garbage(description: RewardDescription, prompt: Prompt, reply: Reply) -> None:
-    score = _score(reply)
-    if score is None:
-        raise RewardError(
-            f"reward {description.name!r} fails on a response without an answer",
-            where=f"{_row(prompt)}; reward at {description.source}",
-            found=f"the response {GARBAGE!r} got {_outcome(reply)}",
-            needed="a score for whatever a model may write",
-        )
-    if score >= 1 and (description.uses_answer or description.has_gold):
-        raise RewardError(
-            f"reward {description.name!r} gives garbage {score:g}",
-            where=f"{_row(prompt)}; reward at {description.source}",
-            found=f"the response {GARBAGE!r} got {_outcome(reply)}",
-            needed="less than 1.0",
-            remedy="correct the function; scoring.canary=false skips this check",
-        )
+def _error(trial: Trial, failures: Sequence[Failure]) -> RewardError:
+    first = failures[0]
+    unwritten = sum(f.response is None for f in trial.failures)
+    tried = trial.tried if first.response is None else trial.tried - unwritten
+    share = f" ({len(failures)} of {tried} rows tried)" if trial.kind == "gold" else ""
+    row = "" if first.prompt is None else f"{row_of(first.prompt)}; "
+    return RewardError(
+        f"reward {trial.reward.name!r} {first.problem}{share}",
+        where=f"{row}reward at {trial.reward.source}",
+        found=first.found,
+        needed=first.needed,
+        remedy=first.remedy,
+    )
 
 
-def _has_gold(reply: Reply) -> bool:
-    return reply.value is not None and "gold" in reply.value
+def _skips(reply: Reply) -> bool:
+    """Whether the function says that it does not apply to this row."""
+    return reply.value is not None and reply.value.get("outcome") == "scored" and _score(reply) is None
 
 
 def _score(reply: Reply) -> float | None:
@@ -146,7 +215,8 @@ def _outcome(reply: Reply) -> str:
     return f"{head}: {note}" if note else str(head)
 
 
-def _row(prompt: Prompt) -> str:
+def row_of(prompt: Prompt) -> str:
+    """The row's id, its place and its gold answer, for messages."""
     answer = prompt.columns.get("answer")
     place = f" ({prompt.place})" if prompt.place else ""
     return f"row {prompt.id!r}{place}" + ("" if answer is None else f" with answer {str(answer)[-200:]!r}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rlpost.errors import ScoringError
 from rlpost.scoring.protocol import RewardDescription
 from rlpost.scoring.slot import Slot, State
-from rlpost.scoring.task import Reply, Task
+from rlpost.scoring.task import Batch, Reply, Task
 
 if TYPE_CHECKING:
     from rlpost.config.schema import RewardConfig, ScoringConfig
@@ -45,7 +45,7 @@ class Executor:
             raise
         self.descriptions = [RewardDescription(**d) for d in self._slots[0].descriptions or []]
 
-    def run(self, tasks: Sequence[Task]) -> list[Reply]:
+    def run(self, tasks: Sequence[Task | Batch]) -> list[Reply]:
         """Perform all tasks; one reply each, in their order.
 
         Ends within about (tasks that run into the deadline) * deadline / workers plus the time of the others.
@@ -77,7 +77,7 @@ class Executor:
         with self._lock:
             self._kill()
 
-    def _run(self, tasks: Sequence[Task]) -> list[Reply]:
+    def _run(self, tasks: Sequence[Task | Batch]) -> list[Reply]:
         waiting = deque(range(len(tasks)))
         replies: dict[int, Reply] = {}
         for slot in self._slots:
@@ -93,13 +93,13 @@ class Executor:
             waiting.extendleft(sorted(returned, reverse=True))
         return [replies[number] for number in range(len(tasks))]
 
-    def _hand_out(self, tasks: Sequence[Task], waiting: deque[int]) -> None:
+    def _hand_out(self, tasks: Sequence[Task | Batch], waiting: deque[int]) -> None:
         """One task to each slot with room, again and again: all stay equally loaded."""
         while waiting:
-            slots = [s for s in self._slots if s.state is State.SERVING and len(s.flying) < s.window]
+            slots = [s for s in self._slots if s.state is State.SERVING and s.load < s.window]
             if not slots:
                 return
-            slot = min(slots, key=lambda s: len(s.flying))
+            slot = min(slots, key=lambda s: s.load)
             number = waiting.popleft()
             slot.submit(number, tasks[number])
 

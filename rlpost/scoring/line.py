@@ -61,6 +61,10 @@ class ScoringLine:
         seconds, self._seconds = self._seconds, 0.0
         return seconds
 
+    def take_repeated(self) -> int:
+        """Calls of reward functions that were made again for one sample since the last time."""
+        return self.scorer.take_repeated()
+
     def describe(self) -> list[str]:
         """Which processes score at the moment; [] where nothing is to be scored."""
         return self.scorer.describe() if self.busy else []

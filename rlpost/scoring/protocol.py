@@ -1,20 +1,27 @@
-"""The reward protocol: three signatures, told apart by parameter names, behind one call.
+"""The reward protocol: several signatures, told apart by parameter names, behind one call.
 
-    native   def reward(completion, answer, ...)       `completion`, `prompt`, the dataset's columns by name
-    TRL      def reward(completions, **kwargs)         lists of one; `prompts` and columns as lists too
-    verl     def compute_score(data_source, solution_str, ground_truth, extra_info=None)
+    native      def reward(completion, answer, ...)   `completion`, `prompt`, the dataset's columns by name
+    TRL         def reward(completions, **kwargs)     lists; `prompts` and columns as lists too
+    verl        def compute_score(data_source, solution_str, ground_truth, extra_info=None)
+    verl batch  def compute_score(data_sources, solution_strs, ground_truths, extra_infos)
 
 A native function returns a number, a bool, a RewardResult, or a dict with `score`; in the dict, other
 numbers are reported as parts, and `{"score": 0.0, "outcome": "unparseable"}` says that the response holds
 no answer. A function that cannot score a response raises: the sample then fails and is counted, it is never
-a zero. All may be `async def`.
+a zero. All may be `async def`; so many samples as `batch_size` says are then scored at the same time, each
+by a call of its own.
+
+Functions that take lists get up to `batch_size` samples a call and return one score for each, of any of
+these kinds. None in a TRL function's list says, as in TRL, that the function does not apply to that sample:
+it then adds nothing to the reward. TRL's `log_extra(name, values)` and `log_metric(name, value)` become
+parts of the samples of the call.
 
 Beside the function, its file may define three hooks: `selfcheck()` returns `[(arguments, expected score),
 ...]`, `gold_completion(answer=...)` a response that must score 1.0 (without it: the answer itself), and
 `warm_up()` is called once per worker process, before the first deadline runs.
 
 When the row's `prompt` is a list of chat messages, a TRL function receives messages, as in TRL: `prompts`
-is a list of one conversation and `completions` is `[[{"role": "assistant", "content": ...}]]`. Otherwise
+are conversations and `completions` are lists like `[{"role": "assistant", "content": ...}]`. Otherwise
 both hold strings. A verl function's `ground_truth` is the column of that name, else
 `reward_model["ground_truth"]`, else `answer`.
 """
@@ -24,24 +31,30 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rlpost.errors import RewardError
 from rlpost.scoring.reference import default_name, resolve, user_traceback
-from rlpost.scoring.verdict import Verdict, failure, read_return
+from rlpost.scoring.signatures import (
+    LISTED,
+    SUPPLIED,
+    Form,
+    Sample,
+    arguments,
+    check_supplied,
+    columns_for,
+    form_of,
+    ground_truth,
+)
+from rlpost.scoring.verdict import Logged, Verdict, failure, not_applicable, read_return
 
 if TYPE_CHECKING:
     from rlpost.config.schema import RewardConfig
 
-Form = Literal["native", "trl", "verl"]
-GROUND_TRUTH = ("ground_truth", "reward_model", "answer")
-SUPPLIED: dict[Form, tuple[str, ...]] = {
-    "native": ("completion", "prompt"),
-    "trl": ("completions", "prompts"),
-    "verl": ("solution_str", "data_source", "extra_info"),
-}
+CONCURRENT = 32
+"""Samples of an `async def` function that run at the same time where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,9 @@ class RewardDescription:
     Attributes:
         name: of its metric.
         source: where the function is defined, `file:line`.
-        form: "native", "trl" or "verl".
+        form: "native", "trl", "verl" or "verl_batch".
+        concurrent: it is `async def`.
+        batch_size: samples that a worker is given at a time.
         needs: one entry per required argument: the columns of which one must be there.
         uses_answer: the dataset's gold answer is among its arguments.
         has_gold: its file defines `gold_completion`.
@@ -61,6 +76,8 @@ class RewardDescription:
     name: str
     source: str
     form: Form
+    concurrent: bool
+    batch_size: int
     needs: Sequence[Sequence[str]]
     uses_answer: bool
     has_gold: bool
@@ -77,6 +94,14 @@ class RewardFunction:
     form: Form
     parameters: Mapping[str, inspect.Parameter]
     options: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 1
+
+    @property
+    def concurrent(self) -> bool:
+        """True when the function is `async def`."""
+        return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(
+            getattr(self.function, "__call__", None)  # noqa: B004
+        )
 
     @property
     def takes_any(self) -> bool:
@@ -99,12 +124,14 @@ class RewardFunction:
         """What the driver needs to know of this function."""
         code = getattr(inspect.unwrap(self.function), "__code__", None)
         source = f"{code.co_filename}:{code.co_firstlineno}" if code else str(self.module.__file__)
-        answers = ("answer", "ground_truth") if self.form == "verl" else ("answer",)
+        answers = ("answer", "ground_truth", "ground_truths")[: 3 if self.form.startswith("verl") else 1]
         return RewardDescription(
             name=self.name,
             source=source,
             form=self.form,
-            needs=[self._columns_for(name) for name in self.required],
+            concurrent=self.concurrent,
+            batch_size=self.batch_size,
+            needs=[columns_for(self.form, name) for name in self.required],
             uses_answer=any(a in self.parameters and a not in self.options for a in answers),
             has_gold=callable(getattr(self.module, "gold_completion", None)),
             has_selfcheck=callable(getattr(self.module, "selfcheck", None)),
@@ -112,21 +139,44 @@ class RewardFunction:
 
     def __call__(self, prompt: str, completion: str, columns: Mapping[str, Any]) -> Verdict:
         """Score one response; an exception that the function raises becomes an "error"."""
-        missing = [n for n in self.required if not any(c in columns for c in self._columns_for(n))]
-        if missing:
-            return failure(f"this row has no column {missing[0]!r}, only {', '.join(columns) or 'none'}")
+        sample = (prompt, completion, columns)
+        if (missing := self._missing(columns)) is not None:
+            return missing
         try:
-            value = self.function(**self._arguments(prompt, completion, columns))
+            logged = Logged(1)
+            value = self.function(**self._arguments([sample], logged))
             if inspect.isawaitable(value):
                 value = asyncio.run(_wait(value))
-            return read_return(self._unlist(value))
+            return self._verdicts(value, logged)[0]
         except Exception as error:
             return failure(user_traceback(error))
+
+    async def score(self, sample: Sample) -> Verdict:
+        """Score one response with an `async def` function.
+
+        Raises:
+            Exception: whatever the function raised.
+        """
+        if (missing := self._missing(sample[2])) is not None:
+            return missing
+        logged = Logged(1)
+        return self._verdicts(await self.function(**self._arguments([sample], logged)), logged)[0]
+
+    def score_together(self, samples: Sequence[Sample]) -> list[Verdict]:
+        """Score the responses in one call of a function that takes lists; their columns are the same.
+
+        Raises:
+            Exception: whatever the function raised, or it did not return one score for each.
+        """
+        if (missing := self._missing(samples[0][2])) is not None:
+            return [missing] * len(samples)
+        logged = Logged(len(samples))
+        return self._verdicts(self.function(**self._arguments(samples, logged)), logged)
 
     def gold_completion(self, columns: Mapping[str, Any]) -> str:
         """A response to this row that must score 1.0: by the file's own hook, else the answer itself."""
         hook = getattr(self.module, "gold_completion", None)
-        available = {**columns, **self.options, "answer": _ground_truth(columns)}
+        available = {**columns, **self.options, "answer": ground_truth(columns)}
         if hook is None:
             return str(available["answer"])
         parameters = inspect.signature(hook).parameters.values()
@@ -144,46 +194,43 @@ class RewardFunction:
         if callable(hook):
             hook()
 
-    def _columns_for(self, parameter: str) -> tuple[str, ...]:
-        return GROUND_TRUTH if self.form == "verl" and parameter == "ground_truth" else (parameter,)
+    def _missing(self, columns: Mapping[str, Any]) -> Verdict | None:
+        for name in self.required:
+            if not any(c in columns for c in columns_for(self.form, name)):
+                found = ", ".join(columns) or "none"
+                return failure(f"this row has no column {name!r}, only {found}")
+        return None
 
-    def _arguments(self, prompt: str, completion: str, columns: Mapping[str, Any]) -> dict[str, Any]:
-        if self.form == "native":
-            available = {**columns, "completion": completion, "prompt": prompt}
-        elif self.form == "trl":
-            messages = columns.get("prompt")
-            chat = isinstance(messages, (list, tuple))
-            available = {k: [v] for k, v in columns.items() if k not in ("prompt", "completion")}
-            available["prompts"] = [messages] if chat else [prompt]
-            available["completions"] = (
-                [[{"role": "assistant", "content": completion}]] if chat else [completion]
-            )
-        else:
-            available = {"data_source": "", "extra_info": {}, **columns}
-            available |= {"solution_str": completion, "ground_truth": _ground_truth(columns)}
+    def _arguments(self, samples: Sequence[Sample], logged: Logged) -> dict[str, Any]:
+        available = arguments(self.form, samples)
+        if self.form == "trl":
+            available |= {"log_extra": logged.extra, "log_metric": logged.metric}
         available |= self.options
         return available if self.takes_any else {k: v for k, v in available.items() if k in self.parameters}
 
-    def _unlist(self, value: Any) -> Any:
-        if self.form != "trl":
-            return value
-        if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != 1:
-            raise TypeError(
-                f"the reward function returned {value!r:.200}; needed a list of one score for one response"
+    def _verdicts(self, value: Any, logged: Logged) -> list[Verdict]:
+        if self.form not in LISTED:
+            return [read_return(value)]
+        wanted = logged.count
+        if isinstance(value, (str, Mapping)) or not hasattr(value, "__len__") or len(value) != wanted:
+            scores = (
+                "one score for one response" if wanted == 1 else f"{wanted} scores, one for each response"
             )
-        return value[0]
+            raise TypeError(f"the reward function returned {value!r:.200}; needed a list of {scores}")
+        absent = [not_applicable() if self.form == "trl" and v is None else read_return(v) for v in value]
+        return logged.added_to(absent)
 
 
 def load_reward(config: RewardConfig) -> RewardFunction:
     """Import a reward function and read its signature.
 
     Raises:
-        RewardError: it cannot be found or imported, its signature is none of the three, or an option is
+        RewardError: it cannot be found or imported, its signature is none of these, or an option is
             none of its parameters.
     """
     module, function = resolve(config.function)
     parameters = inspect.signature(function).parameters
-    form = _form(parameters, config.function)
+    form = form_of(parameters, config.function)
     reward = RewardFunction(
         name=config.name or default_name(config.function),
         function=function,
@@ -199,34 +246,22 @@ def load_reward(config: RewardConfig) -> RewardFunction:
             where=f"options of {config.function}",
             needed=f"one of {', '.join(parameters)}",
         )
-    return reward
+    check_supplied(reward.required, form, config.function)
+    return replace(reward, batch_size=_batch_size(config, reward))
 
 
-def _form(parameters: Mapping[str, inspect.Parameter], reference: str) -> Form:
-    if any(p.kind is p.POSITIONAL_ONLY for p in parameters.values()):
+def _batch_size(config: RewardConfig, reward: RewardFunction) -> int:
+    chosen = config.batch_size
+    if chosen is None:
+        return CONCURRENT if reward.concurrent else 1
+    if chosen > 1 and not reward.concurrent and reward.form not in LISTED:
         raise RewardError(
-            "a reward function's arguments are passed by name",
-            where=reference,
-            found="a `/` in its signature",
+            "the reward function takes one response at a time",
+            where=f"batch_size of {config.function}",
+            found=chosen,
+            needed="1, or a function that is `async def` or takes lists (`completions` as in TRL)",
         )
-    for form, marker in (("trl", "completions"), ("verl", "solution_str"), ("native", "completion")):
-        if marker in parameters:
-            return form
-    raise RewardError(
-        "the reward function does not take the response",
-        where=reference,
-        found=f"parameters: {', '.join(parameters) or 'none'}",
-        needed="a parameter `completion` (or `completions` as in TRL, `solution_str` as in verl)",
-    )
-
-
-def _ground_truth(columns: Mapping[str, Any]) -> Any:
-    if "ground_truth" in columns:
-        return columns["ground_truth"]
-    nested = columns.get("reward_model")
-    if isinstance(nested, Mapping) and "ground_truth" in nested:
-        return nested["ground_truth"]
-    return columns.get("answer")
+    return chosen
 
 
 async def _wait(value: Awaitable[Any]) -> Any:

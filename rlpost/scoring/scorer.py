@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rlpost.data.trajectory import Prompt, RewardResult, Trajectory
 from rlpost.errors import RewardError, ScoringError
-from rlpost.scoring.canary import run_canary
+from rlpost.scoring.batching import score_tasks
+from rlpost.scoring.canary import Trial, judge, try_rewards
 from rlpost.scoring.executor import Executor
 from rlpost.scoring.task import Reply, Task
-from rlpost.scoring.verdict import Verdict, failure
+from rlpost.scoring.verdict import FAILED, Verdict, failure
 
 if TYPE_CHECKING:
     from rlpost.config.schema import RewardConfig, ScoringConfig
@@ -53,6 +55,7 @@ class Scorer:
             )
         self._weights = [r.weight for r in rewards]
         self._max_failure_share = scoring.max_failure_share
+        self._repeated, self._count_lock = 0, threading.Lock()
         self._executor = Executor(rewards, scoring)
         self.descriptions = self._executor.descriptions
         names = Counter(d.name for d in self.descriptions)
@@ -116,8 +119,19 @@ class Scorer:
         """
         self.check_columns(prompts[0].columns if prompts else ())
         count = min(sample, len(prompts))
+        self.check_columns(prompts[0].columns if prompts else ())
+        count = min(sample, len(prompts))
         tried = [prompts[k * len(prompts) // count] for k in range(count)]
-        return run_canary(self._executor, tried, max_failure_share)
+        return judge(try_rewards(self._executor, tried), max_failure_share)
+
+    def try_answers(self, prompts: Sequence[Prompt]) -> list[Trial]:
+        """What the canary finds on all of these prompts, failures included.
+
+        Raises:
+            RewardError: a required column is missing.
+        """
+        self.check_columns(prompts[0].columns if prompts else ())
+        return list(try_rewards(self._executor, prompts))
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
         """The same trajectories with their rewards."""
@@ -137,9 +151,18 @@ class Scorer:
             for item in items
             for index in range(count)
         ]
-        replies = self._executor.run(tasks)
+        replies, repeated = score_tasks(self._executor, tasks)
+        with self._count_lock:
+            self._repeated += repeated
         rows = [replies[start : start + count] for start in range(0, len(replies), count)]
         return [(self._combine(row), sum(reply.seconds for reply in row)) for row in rows]
+
+    def take_repeated(self) -> int:
+        """Calls of reward functions that were made again for one sample, its batch having failed, since the
+        last time that this was asked."""
+        with self._count_lock:
+            repeated, self._repeated = self._repeated, 0
+        return repeated
 
     def check_failures(self, results: Sequence[RewardResult]) -> None:
         """Stop when too many samples could not be scored.
@@ -174,7 +197,9 @@ class Scorer:
                     verdict["note"] if len(verdicts) == 1 else f"{description.name}: {verdict['note']}"
                 )
         outcome = max((v["outcome"] for v in verdicts), key=SEVERITY.index)
-        failed = any(v["score"] is None for v in verdicts)
+        if all(v["outcome"] == "scored" and v["score"] is None for v in verdicts):
+            outcome, notes = "error", [*notes, "no reward function applies to this response"]
+        failed = outcome in FAILED
         return RewardResult(None if failed else total, outcome, parts, "; ".join(notes))
 
 

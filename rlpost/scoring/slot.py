@@ -17,10 +17,10 @@ import warnings
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlpost.errors import RewardError, ScoringError
-from rlpost.scoring.task import Reply, Task
+from rlpost.scoring.task import Batch, Reply, Task
 from rlpost.scoring.worker import EXPLAIN, REPLACE, UP
 
 if TYPE_CHECKING:
@@ -42,6 +42,14 @@ class State(Enum):
     SERVING = 3
 
 
+class Flight(NamedTuple):
+    """A task that was sent: its number, its samples, and the seconds that it may take."""
+
+    number: int
+    samples: int
+    allowance_s: float
+
+
 class Slot:
     """One supervisor process and its present server.
 
@@ -52,12 +60,13 @@ class Slot:
 
     def __init__(self, configs: Sequence[RewardConfig], deadline_s: float, memory_bytes: int) -> None:
         # Plain data: a worker process has no need of the configuration's library.
-        self.configs = [c.model_dump(include={"function", "name", "options"}) for c in configs]
+        self.configs = [c.model_dump(include={"function", "name", "options", "batch_size"}) for c in configs]
         self.deadline_s = deadline_s
         self.memory_bytes = memory_bytes
         self.state = State.DOWN
         self.descriptions: list[dict[str, Any]] | None = None
-        self.flying: deque[int] = deque()
+        self.flying: deque[Flight] = deque()
+        self.load = 0  # samples in `flying`
         self._returned: list[int] = []
         self.window = 1
         self._failed_starts = 0
@@ -104,7 +113,7 @@ class Slot:
         self._control = ours
         self._control_buffer = b""
         with contextlib.suppress(OSError):  # when it has already died, reading says so
-            ours.sendall(pickle.dumps((self.configs, self.memory_bytes)))
+            ours.sendall(pickle.dumps((self.configs, self.memory_bytes, self.deadline_s)))
         ours.setblocking(False)
         self._enter(State.STARTING)
 
@@ -147,11 +156,12 @@ class Slot:
                 os.killpg(self._server, signal.SIGKILL)
         self._process = self._server = None
 
-    def submit(self, number: int, task: Task) -> None:
+    def submit(self, number: int, task: Task | Batch) -> None:
         """Queue a task for the server; `write` sends it."""
         if not self.flying:
             self._since = time.monotonic()
-        self.flying.append(number)
+        self.flying.append(Flight(number, task.samples(), task.allowance_s(self.deadline_s)))
+        self.load += task.samples()
         self._outbox += task.encode(number)
 
     def readers(self) -> list[socket.socket]:
@@ -176,9 +186,9 @@ class Slot:
     def judge(self, now: float) -> list[Reply]:
         """Enforce the deadlines that have passed; the task that ran out of time, if any."""
         waited = now - self._since
-        if self.state is State.SERVING and self.flying and waited > self.deadline_s:
-            note = f"no score within {self.deadline_s:g} s"
-            self._lost = Reply(self.flying.popleft(), None, waited, "timeout", note)
+        if self.state is State.SERVING and self.flying and waited > self.flying[0].allowance_s:
+            number, _, allowance = self._land()
+            self._lost = Reply(number, None, waited, "timeout", f"no score within {allowance:g} s")
             self.replace()
             return []
         if self.state is State.REPLACING and waited > REPLACE_DEADLINE_S:
@@ -196,7 +206,7 @@ class Slot:
     def next_deadline(self) -> float:
         """When `judge` may next have something to do (`time.monotonic`)."""
         if self.state is State.SERVING:
-            return self._since + self.deadline_s if self.flying else float("inf")
+            return self._since + self.flying[0].allowance_s if self.flying else float("inf")
         limits = {
             State.STARTING: START_DEADLINE_S,
             State.REPLACING: REPLACE_DEADLINE_S,
@@ -208,13 +218,21 @@ class Slot:
         """What it does, for people; None when it has nothing to do."""
         since = f"since {time.monotonic() - self._since:.0f} s"
         if self.state is State.SERVING and self.flying:
-            return f"(process {self._server}): at one sample {since}, of at most {self.deadline_s:g} s"
+            _, samples, allowance = self.flying[0]
+            what = "one sample" if samples == 1 else f"{samples} samples"
+            return f"(process {self._server}): at {what} {since}, of at most {allowance:g} s"
         return f"is being started {since}" if self.state in (State.STARTING, State.REPLACING) else None
 
     def take_back(self) -> list[int]:
         """Tasks that were sent ahead to a server that is gone: to be given to another."""
         numbers, self._returned = self._returned, []
         return numbers
+
+    def _land(self) -> Flight:
+        """The task in front, which has ended."""
+        flight = self.flying.popleft()
+        self.load -= flight.samples
+        return flight
 
     def _read_data(self) -> list[Reply]:
         if self._data is None:
@@ -243,7 +261,7 @@ class Slot:
             replies.append(reply)
             if self.state is not State.SERVING:
                 return replies
-        if ended or len(self._inbox) > MAX_REPLY_BYTES:
+        if ended or len(self._inbox) > MAX_REPLY_BYTES * max(1, self.load):
             self._lose_server()
         return replies
 
@@ -253,7 +271,8 @@ class Slot:
             return
         if self.flying:
             seconds = time.monotonic() - self._since
-            self._lost = Reply(self.flying.popleft(), None, seconds, "error", "the worker process ended")
+            number = self._land().number
+            self._lost = Reply(number, None, seconds, "error", "the worker process ended")
         self.replace(EXPLAIN)
 
     def _parse(self, line: bytes) -> Reply | None:
@@ -261,11 +280,11 @@ class Slot:
         try:
             message = json.loads(line)
             number, value, seconds = message["task"], message["value"], float(message["seconds"])
-            if not self.flying or number != self.flying[0] or not isinstance(value, dict):
+            if not self.flying or number != self.flying[0].number or not isinstance(value, dict):
                 return None
         except (ValueError, KeyError, TypeError):
             return None
-        self.flying.popleft()
+        self._land()
         self._since = time.monotonic()
         self.window = min(MAX_WINDOW, 2 * self.window)
         if message.get("retire"):
@@ -317,9 +336,8 @@ class Slot:
         lost, self._lost = self._lost, None
         if self.state is State.SERVING and self.flying:
             seconds = time.monotonic() - self._since
-            lost = Reply(
-                self.flying.popleft(), None, seconds, "error", "the worker's supervisor process ended"
-            )
+            number = self._land().number
+            lost = Reply(number, None, seconds, "error", "the worker's supervisor process ended")
         self.start()
         return [lost] if lost else []
 
@@ -329,8 +347,9 @@ class Slot:
 
     def _close_data(self) -> None:
         # At once: a fresh server may be there before anyone asks what the old one left undone.
-        self._returned += self.flying
+        self._returned += [flight.number for flight in self.flying]
         self.flying.clear()
+        self.load = 0
         if self._data is not None:
             self._data.close()
         self._data = None

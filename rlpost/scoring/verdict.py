@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 NOTE_CHARACTERS = 2000
@@ -12,7 +12,10 @@ FAILED = ("timeout", "error")
 
 
 class Verdict(TypedDict):
-    """A RewardResult as plain data: what a worker process sends."""
+    """A RewardResult as plain data: what a worker process sends.
+
+    One that is scored and has no score says that the function does not apply to this sample.
+    """
 
     score: float | None
     outcome: Literal["scored", "unparseable", "timeout", "error"]
@@ -23,6 +26,51 @@ class Verdict(TypedDict):
 def failure(note: str, outcome: Literal["timeout", "error"] = "error") -> Verdict:
     """The verdict on a sample that could not be scored."""
     return Verdict(score=None, outcome=outcome, parts={}, note=note[:NOTE_CHARACTERS])
+
+
+def not_applicable() -> Verdict:
+    """The verdict of a function that has nothing to say about a sample."""
+    return Verdict(score=None, outcome="scored", parts={}, note="")
+
+
+class Logged:
+    """What one call of a TRL function logs through `log_extra` and `log_metric`, for its samples.
+
+    Args:
+        count: samples of the call.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._parts: list[dict[str, float]] = [{} for _ in range(count)]
+        self._remarks: list[list[str]] = [[] for _ in range(count)]
+
+    def extra(self, column: str, values: Sequence[Any]) -> None:
+        """One value for each sample: a number becomes a part, anything else a remark in the note."""
+        if len(values) != self.count:
+            raise ValueError(f"log_extra({column!r}) got {len(values)} values for {self.count} responses")
+        for parts, remarks, value in zip(self._parts, self._remarks, values, strict=True):
+            number = _number(value)
+            if number is None:
+                remarks.append(f"{column}={_show(value)}")
+            else:
+                parts[str(column)] = number
+
+    def metric(self, name: str, value: Any) -> None:
+        """One number for the call: a part of each of its samples."""
+        self.extra(name, [value] * self.count)
+
+    def added_to(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """The verdicts, one for each sample, with what was logged."""
+        return [
+            Verdict(
+                score=verdict["score"],
+                outcome=verdict["outcome"],
+                parts={**verdict["parts"], **parts},
+                note="; ".join(n for n in (verdict["note"], *remarks) if n)[:NOTE_CHARACTERS],
+            )
+            for verdict, parts, remarks in zip(verdicts, self._parts, self._remarks, strict=True)
+        ]
 
 
 def read_return(value: Any) -> Verdict:

@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import dataclasses
 import faulthandler
+import functools
 import gc
 import json
 import os
@@ -30,19 +31,21 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from rlpost.errors import RewardError
-from rlpost.scoring.protocol import RewardFunction, load_reward
+from rlpost.scoring.event_loop import THREAD_NAME, EventLoop
+from rlpost.scoring.protocol import CONCURRENT, RewardFunction, load_reward
 from rlpost.scoring.reference import user_traceback
 from rlpost.scoring.sandbox.processes import JAILS
-from rlpost.scoring.verdict import failure
+from rlpost.scoring.signatures import Sample
+from rlpost.scoring.verdict import Verdict, failure
 
 TASK_HEADER = struct.Struct("<QI")
-"""Task number and length of the pickled (operation, reward index, prompt, completion, columns)."""
+"""Task number and length of the pickled (operation, reward index, what to do it with ...)."""
 REPLACE, EXPLAIN = b"r", b"e"
 """What the driver asks a supervisor for: a fresh server; the same, and how the one before it ended."""
 UP = b"up\n"
@@ -66,7 +69,7 @@ def main(control: socket.socket) -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     with control.makefile("rb") as stream:
-        configs, memory_bytes = pickle.load(stream)
+        configs, memory_bytes, deadline_s = pickle.load(stream)
     try:
         with warnings.catch_warnings(record=True) as caught:
             functions = [_load(SimpleNamespace(**config)) for config in configs]
@@ -79,7 +82,7 @@ def main(control: socket.socket) -> None:
     _prctl(PR_SET_PDEATHSIG, 0)
     told = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     control.sendall(_line({"ready": descriptions, "warnings": told}))
-    Supervisor(control, functions, driver, memory_bytes).run()
+    Supervisor(control, functions, driver, memory_bytes, deadline_s).run()
 
 
 def _load(config: Any) -> RewardFunction:
@@ -102,11 +105,13 @@ class Supervisor:
         functions: Sequence[RewardFunction],
         driver: int,
         memory_bytes: int,
+        deadline_s: float,
     ) -> None:
         self.control = control
         self.functions = functions
         self.driver = driver
         self.memory_bytes = memory_bytes
+        self.deadline_s = deadline_s
         self.server: int | None = None
         self.output, self.output_end = os.pipe()
         os.set_blocking(self.output, False)
@@ -137,7 +142,7 @@ class Supervisor:
         if pid == 0:
             try:
                 _become_server(supervisor, self.output_end, (self.control, theirs))
-                Server(ours, self.functions, self.memory_bytes).run()
+                Server(ours, self.functions, self.memory_bytes, self.deadline_s).run()
             finally:
                 os._exit(1)
         with contextlib.suppress(OSError):
@@ -174,18 +179,24 @@ class Server:
     """Runs reward functions, one task at a time, until it is killed."""
 
     def __init__(
-        self, connection: socket.socket, functions: Sequence[RewardFunction], memory_bytes: int
+        self,
+        connection: socket.socket,
+        functions: Sequence[RewardFunction],
+        memory_bytes: int,
+        deadline_s: float,
     ) -> None:
         self.connection = connection
         self.functions = functions
+        self.loop = EventLoop(deadline_s, CONCURRENT) if any(f.concurrent for f in functions) else None
+        self.unsound = False
         self.memory_bytes = memory_bytes
         _limit_memory(memory_bytes)
         self.pid = os.getpid()
         self.clean_state = _process_state()
 
     def run(self) -> NoReturn:
-        """Answer tasks in order. Ends after a task that left threads, children or signal handlers behind,
-        so that they cannot disturb the next one."""
+        """Answer tasks in order. Ends after a task that left threads, children, signal handlers or a broken
+        event loop behind, or that found no more memory, so that nothing of it disturbs the next one."""
         stream = self.connection.makefile("rb")
         self.connection.sendall(UP)
         retire = False
@@ -200,41 +211,70 @@ class Server:
                 value = self._perform(*pickle.loads(payload))
             except BaseException as error:
                 value = failure(user_traceback(error))
+                self.unsound = self.loop is not None
             if os.getpid() != self.pid:
                 break  # the reward function forked, and this is its child
             left = self._left_behind()
-            retire = bool(left)
-            value = self._annotated(value, left)
+            no_memory = _found_no_memory(value)
+            retire = bool(left) or no_memory or self.unsound
+            value = self._annotated(value, left, no_memory=no_memory)
             reply = {"task": number, "seconds": time.monotonic() - started, "retire": retire, "value": value}
             self.connection.sendall(_line(reply))
         os._exit(0)
 
-    def _perform(
-        self, operation: str, index: int, prompt: str, completion: str, columns: dict[str, Any]
-    ) -> Any:
+    def _perform(self, operation: str, index: int, *content: Any) -> Any:
         function = self.functions[index]
-        if operation == "score":
-            return function(prompt, completion, columns)
-        if operation == "case":
-            return dataclasses.replace(function, options={})(prompt, completion, columns)
+        if operation == "batch":
+            return self._batch(function, *content)
         if operation == "gold":
-            return {"gold": function.gold_completion(columns)}
-        cases = {"cases": function.selfcheck()}
-        json.dumps(cases, allow_nan=False)
-        return cases
+            return {"gold": function.gold_completion(content[2])}
+        if operation == "selfcheck":
+            cases = {"cases": function.selfcheck()}
+            json.dumps(cases, allow_nan=False)
+            return cases
+        if operation == "case":
+            function = dataclasses.replace(function, options={})
+        return self._at_once(function, [content])[0][0] if function.concurrent else function(*content)
+
+    def _batch(self, function: RewardFunction, samples: Sequence[Sample]) -> dict[str, Any]:
+        """Verdicts and seconds of samples that are scored together."""
+        if function.concurrent:
+            results = self._at_once(function, samples)
+            if any(_found_no_memory(verdict) for verdict, _ in results):
+                raise MemoryError(
+                    "a sample of the batch found no more"
+                )  # alone, there may be enough for each
+            return {"verdicts": [v for v, _ in results], "seconds": [s for _, s in results]}
+        started = time.monotonic()
+        verdicts = function.score_together(samples)
+        return {"verdicts": verdicts, "seconds": [(time.monotonic() - started) / len(samples)] * len(samples)}
+
+    def _at_once(self, function: RewardFunction, samples: Sequence[Sample]) -> list[tuple[Verdict, float]]:
+        assert self.loop is not None
+        results = self.loop.run([functools.partial(function.score, sample) for sample in samples])
+        # A sample that was broken off may still hold one of the loop's threads.
+        self.unsound = any(verdict["outcome"] == "timeout" for verdict, _ in results)
+        return results
 
     def _left_behind(self) -> list[str]:
         state = _process_state()
         return [name for name, was, now in zip(LEFT, self.clean_state, state, strict=True) if was != now]
 
-    def _annotated(self, value: dict[str, Any], left: Sequence[str]) -> dict[str, Any]:
-        """The verdict, with what its note should say beside the function's own words."""
+    def _annotated(self, value: dict[str, Any], left: Sequence[str], *, no_memory: bool) -> dict[str, Any]:
+        """The verdict, or those of a batch, with what notes should say beside the function's own words."""
+        if "verdicts" in value:
+            verdicts = [self._annotated(verdict, left, no_memory=False) for verdict in value["verdicts"]]
+            return {**value, "verdicts": verdicts}
         notes = [str(value.get("note") or "")]
-        if notes[0].startswith("MemoryError"):
+        if no_memory:
             notes.append(f"a worker may take {self.memory_bytes / 2**30:g} GiB (scoring.memory_gib)")
         if left:
             notes.append(f"left behind, and ended with the worker process: {', '.join(left)}")
         return {**value, "note": "; ".join(filter(None, notes))} if "note" in value else value
+
+
+def _found_no_memory(value: Mapping[str, Any]) -> bool:
+    return str(value.get("note")).startswith("MemoryError")
 
 
 def _become_server(supervisor: int, output_end: int, close: Sequence[socket.socket]) -> None:
@@ -261,7 +301,8 @@ def _process_state() -> tuple[Any, ...]:
     files = tuple(_identity(place) for place in (0, 1, 2, "."))
     streams = tuple((id(s), getattr(s, "closed", True)) for s in (sys.stdout, sys.stderr))
     children = _has_children()
-    return threading.active_count(), alarm, handlers, files, streams, children, sys.getrecursionlimit()
+    threads = sum(not t.name.startswith(THREAD_NAME) for t in threading.enumerate())
+    return threads, alarm, handlers, files, streams, children, sys.getrecursionlimit()
 
 
 def _has_children() -> bool:

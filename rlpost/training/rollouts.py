@@ -74,6 +74,7 @@ class Rollouts:
         metrics |= {
             "rollout/worker_restarts": float(self.workers.pool.replaced),
             "rollout/resubmitted_samples": float(self.workers.pool.resubmitted),
+            "scoring/repeated": float(self.line.take_repeated()),
             "rollout/batches_ahead": float(len(self._lookahead.missing)),
             "time/transfer_s": synced - start,
             "time/rollout_s": time.perf_counter() - synced,

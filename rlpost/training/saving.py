@@ -32,6 +32,8 @@ def run_identity(config: RunConfig, fingerprints: Mapping[str, str]) -> dict[str
             del stage["train"]["steps"]
         for key in ("path", "tokens_per_microbatch", "layout"):
             stage["data" if key == "path" else "train"].pop(key)
+        for reward in stage["rewards"]:
+            del reward["batch_size"]
         stage["algorithm"] = portable_parts(stage["algorithm"])
     flat = dict(_flatten("", tree))
     for stage in config.stages:

@@ -108,5 +108,6 @@ def test_the_parts_of_several_reward_functions_are_weighted_and_add_up_to_the_re
         "reward_part/form": [0.0, -0.5],
     }
     assert sum(parts.values()).tolist() == collate(rows)[1].reward_S.tolist()
-    with pytest.raises(ValueError, match="no score of the reward 'style'"):
-        reward_parts(rows, {"style": 1.0})
+    assert reward_parts(rows, {"does not apply": 1.0})["reward_part/does not apply"].tolist() == [0.0, 0.0]
+    with pytest.raises(ValueError, match="has no reward"):
+        reward_parts([trajectory(ONE, [sampled(1)])], {"right": 1.0})

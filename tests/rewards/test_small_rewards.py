@@ -15,7 +15,7 @@ from rlpost.scoring import Scorer, load_reward
 
 
 def loaded(name, **options):
-    return load_reward(SimpleNamespace(function=name, name=None, options=options))
+    return load_reward(SimpleNamespace(function=name, name=None, options=options, batch_size=None))
 
 
 @pytest.mark.parametrize(

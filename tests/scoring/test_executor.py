@@ -143,6 +143,21 @@ def test_the_deadline_is_each_samples_own_however_many_wait_behind_it(tmp_path):
     assert [r.score for r in results] == [1.0] * 5
 
 
+def test_memory_that_earlier_samples_kept_costs_one_sample_and_no_more(tmp_path):
+    text = """
+        kept = []
+
+        def reward(completion):
+            kept.append(bytearray(150 << 20))
+            return len(kept)
+    """
+    scoring = ScoringConfig(workers=1, deadline_s=30, memory_gib=0.25)
+    with Scorer([reward_in(tmp_path, text)], scoring) as scorer:
+        results = scorer.score_items(items(*"abcd"))
+    assert [r.score for r in results] == [1.0, None, 1.0, None]
+    assert "MemoryError" in results[1].note
+
+
 def test_results_come_in_the_order_of_the_items(tmp_path):
     config = reward_in(tmp_path, "def reward(completion): return float(completion)")
     with Scorer([config], ScoringConfig(workers=3)) as scorer:

@@ -114,6 +114,7 @@ def test_an_async_function_is_awaited(reward_file):
 def test_a_trl_function_receives_lists_of_one(reward_file):
     text = (
         "def reward(prompts, completions, answer, **kwargs):\n"
+        "    assert kwargs.pop('log_extra') and kwargs.pop('log_metric')\n"
         "    assert kwargs == {'level': [3]}\n"
         "    return [float(c == a) for p, c, a in zip(prompts, completions, answer, strict=True)]\n"
     )
@@ -133,7 +134,57 @@ def test_a_trl_function_receives_messages_when_the_prompt_is_a_chat(reward_file)
     assert load(reward_file(text))("<user>hi", "four", {"prompt": chat})["score"] == 4.0
 
 
-@pytest.mark.parametrize("returned", ["[None]", "[0.5, 0.5]", "[]", "0.5", "'1'", "[float('nan')]"])
+TRL = """
+import re
+
+def reward_len(prompts, completions, completion_ids=None, **kwargs):
+    return [-abs(20 - len(text)) for text in completions]
+
+def math_reward(prompts, completions, task, ground_truth, log_extra=None, log_metric=None, **kwargs):
+    rewards = [float(g in c) if t == "math" else None for c, g, t in zip(completions, ground_truth, task)]
+    log_extra("given", ground_truth)
+    log_extra("length", [len(c) for c in completions])
+    log_metric("calls", 1)
+    return rewards
+
+async def format_reward(prompts, completions, **kwargs):
+    texts = [completion[0]["content"] for completion in completions]
+    assert prompts == [[{"role": "user", "content": "hi"}]]
+    return [1.0 if re.match(r"^<think>.*?</think><answer>.*?</answer>$", text) else 0.0 for text in texts]
+
+def needs_ids(completions, completion_ids, **kwargs): return [float(len(ids)) for ids in completion_ids]
+
+def needs_state(completions, trainer_state): return [0.0]
+
+def ids_alone(completion_ids, **kwargs): return [float(len(ids)) for ids in completion_ids]
+"""
+
+
+def test_functions_written_for_trl_work_unchanged(reward_file):
+    path = reward_file(TRL)
+    assert load(f"{path}:reward_len")("p", "1234", {})["score"] == -16.0
+    row = {"task": "math", "ground_truth": "7"}
+    verdict = load(f"{path}:math_reward")("p", "so 7", row)
+    assert (verdict["score"], verdict["parts"]) == (1.0, {"length": 4.0, "calls": 1.0})
+    assert verdict["note"] == "given='7' (str)"
+    chat = {"prompt": [{"role": "user", "content": "hi"}]}
+    asynchronous = load(f"{path}:format_reward")
+    assert asynchronous("<user>hi", "<think>a</think><answer>b</answer>", chat)["score"] == 1.0
+    assert asynchronous("<user>hi", "b", chat)["score"] == 0.0
+
+
+def test_none_in_a_trl_functions_list_says_that_it_does_not_apply(reward_file):
+    verdict = load(f"{reward_file(TRL)}:math_reward")("p", "x", {"task": "code", "ground_truth": "7"})
+    assert (verdict["score"], verdict["outcome"]) == (None, "scored")
+
+
+@pytest.mark.parametrize("name", ["needs_ids", "needs_state", "ids_alone"])
+def test_what_only_trls_trainer_has_is_refused_with_what_to_do_instead(name, reward_file):
+    with pytest.raises(RewardError, match=r"(?s)(`completion_ids`|`trainer_state`|does not take).*remedy"):
+        load(f"{reward_file(TRL)}:{name}")
+
+
+@pytest.mark.parametrize("returned", ["[0.5, 0.5]", "[]", "0.5", "'1'", "[float('nan')]"])
 def test_a_trl_function_that_does_not_return_one_number_fails_and_is_no_zero(returned, reward_file):
     verdict = load(reward_file(f"def reward(completions, **kwargs): return {returned}\n"))("", "", {})
     assert (verdict["score"], verdict["outcome"]) == (None, "error")
@@ -151,6 +202,26 @@ def test_a_verl_function_finds_its_ground_truth(columns, reward_file):
     )
     verdict = load(reward_file(text))("", "7", columns)
     assert verdict == {"score": 1.0, "outcome": "scored", "parts": {"acc": 1.0}, "note": "pred='7' (str)"}
+
+
+def test_verls_batches_and_async_functions_work_unchanged_and_its_reward_server_is_refused(reward_file):
+    path = reward_file(
+        "def batch(data_sources, solution_strs, ground_truths, extra_infos):\n"
+        "    assert (data_sources, extra_infos) == (['gsm8k'], [{'index': 3}])\n"
+        "    return [{'score': float(s == g), 'acc': s == g} for s, g in zip(solution_strs, ground_truths)]\n"
+        "async def compute_score(data_source, solution_str, ground_truth, extra_info, **kwargs):\n"
+        "    return float(solution_str == ground_truth)\n"
+        "def served(solution_str, ground_truth, reward_router_address): return 0.0\n"
+    )
+    row = {"data_source": "gsm8k", "extra_info": {"index": 3}, "reward_model": {"ground_truth": "7"}}
+    verdict = load(f"{path}:batch")("", "7", row)
+    assert verdict == {"score": 1.0, "outcome": "scored", "parts": {"acc": 1.0}, "note": ""}
+    assert load(f"{path}:batch", batch_size=16).describe().needs == [
+        ("ground_truth", "reward_model", "answer")
+    ]
+    assert load(f"{path}:compute_score")("", "8", row)["score"] == 0.0
+    with pytest.raises(RewardError, match=r"(?s)requires `reward_router_address`.*call an endpoint"):
+        load(f"{path}:served")
 
 
 def test_an_exception_becomes_an_error_that_names_the_users_line(reward_file):

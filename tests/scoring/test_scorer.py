@@ -59,6 +59,19 @@ def test_one_failed_component_fails_the_sample_and_the_worst_outcome_wins(scorer
     assert results[1].note == "reward_1: empty"
 
 
+def test_a_reward_that_does_not_apply_adds_nothing_and_one_at_least_must_apply(scorer_of):
+    text = "def reward(completions, task, **kw): return [0.5 if t == 'math' else None for t in task]"
+    both, alone = scorer_of(HALF, text), scorer_of(text)
+    rows = [ScoreItem("", "x", {"task": task}) for task in ("math", "code")]
+    assert [r.score for r in both.score_items(rows)] == [1.0, 0.5]
+    assert [sorted(r.parts) for r in both.score_items(rows)][1] == ["reward_0", "reward_0/style"]
+    [_, none] = alone.score_items(rows)
+    assert (none.score, none.outcome) == (None, "error")
+    assert none.note == "no reward function applies to this response"
+    coding = [prompt("x", n, task="code") for n in range(3)]
+    assert both.canary(coding) == []
+
+
 def test_trajectories_keep_everything_but_get_their_reward(scorer_of):
     def turn(text):
         return Turn((1,), text, True, (math.nan,), (0,))
