@@ -25,6 +25,15 @@ def explain(config: RunConfig) -> str:
     return "\n\n".join(blocks)
 
 
+def sizes(config: RunConfig) -> str:
+    """The arithmetic of the run alone: for each stage what one step takes, and all steps together."""
+    blocks = []
+    for stage in config.stages:
+        entries = (entry for entry in _stage(stage, config) if entry[0] in ("each step", "in total"))
+        blocks.append(_block(f"stage `{stage.name}`: {stage.algorithm['base']}", entries))
+    return "\n".join(blocks)
+
+
 def _block(title: str, entries: Iterator[tuple[str, str]]) -> str:
     lines = [title]
     for label, text in entries:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import rewards
 from rlpost.config import data_rules, engine_rules, learner_rules, schedule_rules, size_rules, transport_rules
 from rlpost.config.plugins import load_parts
 from rlpost.config.problems import Problem
@@ -71,7 +72,7 @@ def rollouts_are_rewarded(config: RunConfig) -> Iterator[Problem]:
                 ("stages", index, "rewards"),
                 f"stage `{stage.name}` learns from sampled responses, but nothing rewards them",
                 needed="`rewards: NAME` or a list of reward functions",
-                remedy="a file such as my_reward.py, or a shipped one: exact_match, gsm8k, math, format_tags",
+                remedy=f"a file such as my_reward.py, or a shipped one: {', '.join(rewards.names())}",
             )
 
 

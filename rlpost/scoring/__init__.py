@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlpost.scoring.protocol import RewardDescription, RewardFunction, load_reward
-    from rlpost.scoring.report import ScoreReport, render, score_file
+    from rlpost.scoring.report import ScoreReport, score_file
+    from rlpost.scoring.report_tables import render
     from rlpost.scoring.scorer import ScoreItem, Scorer
 
 _HOME = {
@@ -20,7 +21,7 @@ _HOME = {
     "ScoreItem": "scorer",
     "Scorer": "scorer",
     "ScoreReport": "report",
-    "render": "report",
+    "render": "report_tables",
     "score_file": "report",
 }
 

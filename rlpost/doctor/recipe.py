@@ -1,0 +1,157 @@
+"""`rlpost check`: a recipe's data, and its rewards on every gold answer, before a run costs time.
+
+Only tokenizer, data and reward functions are loaded, so that a laptop can check what a cluster will train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlpost.config.dependent import training_data
+from rlpost.config.schema import DataConfig, RunConfig
+from rlpost.data import PromptSet, load_prompts
+from rlpost.doctor.machine import output_checks
+from rlpost.errors import RlpostError
+from rlpost.models import load_tokenizer
+from rlpost.scoring import Scorer
+from rlpost.scoring.canary import Trial
+from rlpost.training.evaluating import evaluation_data
+from rlpost.versions import OK
+
+WANTED = {
+    "gold": "gold answers score 1.0",
+    "selfcheck": "its own cases score as they say",
+    "garbage": "garbage does not score 1.0",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check of a recipe.
+
+    Attributes:
+        name: what was looked at.
+        passed: None when it could not be tried, because of another failure.
+        found: in words.
+        notes: what else should be known, whether it passed or not.
+        trial: of a reward on known answers, with its failures.
+    """
+
+    name: str
+    passed: bool | None
+    found: str
+    notes: tuple[str, ...] = ()
+    trial: Trial | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set of a recipe: who reads it, and whether responses to it are scored."""
+
+    readers: tuple[str, ...]
+    config: DataConfig
+    scored: bool
+
+
+def examine_recipe(config: RunConfig, limit: int | None = None) -> Iterator[Finding]:
+    """Every check of a recipe, each as soon as it is done.
+
+    Args:
+        limit: only the first rows of each data set; None looks at all.
+    """
+    for check in output_checks(Path(config.output)):
+        notes = (check.note,) if check.verdict != OK and check.note else ()
+        name = check.name if check.name != config.output else f"output {check.name}"
+        yield Finding(name, not check.stops, check.found, notes)
+    try:
+        tokenizer = load_tokenizer(config.model)
+    except RlpostError as error:
+        yield Finding("tokenizer", False, str(error))
+        yield Finding("data and rewards", None, "prompts cannot be made without the tokenizer")
+        return
+    yield Finding("tokenizer", True, f"{config.model.init}: {len(tokenizer):,} tokens")
+    loaded: list[tuple[DataSet, PromptSet]] = []
+    for data in data_sets(config, limit):
+        name = f"data of {' and '.join(data.readers)}"
+        try:
+            prompts = load_prompts(data.config, tokenizer, seed=config.seed)
+        except RlpostError as error:
+            yield Finding(name, False, str(error))
+            continue
+        yield Finding(name, True, _described(data.config, prompts), prompts.remarks)
+        loaded += [(data, prompts)] if data.scored else []
+    yield from _rewards(config, loaded)
+
+
+def data_sets(config: RunConfig, limit: int | None) -> list[DataSet]:
+    """The distinct data sets of a recipe, the held-out problems last."""
+    readers = [
+        DataSet((f"stage {stage.name}",), training_data(stage.data), stage.source == "rollouts")
+        for stage in config.stages
+    ]
+    if (held_out := evaluation_data(config)) is not None:
+        readers.append(DataSet(("the evaluation",), held_out, True))
+    distinct: dict[str, DataSet] = {}
+    for reader in readers:
+        most = (
+            limit if reader.config.limit is None else min(limit or reader.config.limit, reader.config.limit)
+        )
+        data = reader.config.model_copy(update={"limit": most})
+        key = data.model_dump_json()
+        known = distinct.get(key, DataSet((), data, False))
+        distinct[key] = DataSet(known.readers + reader.readers, data, known.scored or reader.scored)
+    return list(distinct.values())
+
+
+def _described(config: DataConfig, prompts: PromptSet) -> str:
+    counts = prompts.counts
+    parts = [f"{counts['rows']:,} rows", f"{counts['kept']:,} prompts"]
+    parts += [
+        f"{counts[name]:,} {words}"
+        for name, words in (
+            ("broken", "broken"),
+            ("dropped", "dropped for their length"),
+            ("truncated", "truncated"),
+            ("duplicates", "duplicates"),
+        )
+        if counts[name]
+    ]
+    longest = max(len(p.token_ids) for p in prompts)
+    parts.append(f"the longest has {longest:,} of at most {config.max_prompt_tokens:,} tokens")
+    return f"{', '.join(parts)}; columns: {', '.join(prompts[0].columns) or 'none'}"
+
+
+def _rewards(config: RunConfig, loaded: Sequence[tuple[DataSet, PromptSet]]) -> Iterator[Finding]:
+    """The rewards on the known answers of all data whose responses are scored."""
+    rewards = next((stage.rewards for stage in config.stages if stage.rewards), [])
+    if not rewards or not loaded:
+        yield Finding("rewards", None if rewards else True, "no data to try them on" if rewards else "none")
+        return
+    try:
+        scorer = Scorer(rewards, config.scoring)
+    except RlpostError as error:
+        yield Finding("rewards", False, str(error))
+        return
+    with scorer:
+        for data, prompts in loaded:
+            where = " and ".join(data.readers)
+            try:
+                trials = scorer.try_answers(prompts.prompts)
+            except RlpostError as error:
+                yield Finding(f"rewards on {where}", False, str(error))
+                continue
+            yield from (_judged(trial, where) for trial in trials)
+
+
+def _judged(trial: Trial, where: str) -> Finding:
+    right = trial.tried - trial.skipped - len(trial.failures)
+    found = f"{right:,} of {trial.tried - trial.skipped:,}"
+    wanted = WANTED[trial.kind]
+    if trial.kind == "garbage" and not (trial.reward.uses_answer or trial.reward.has_gold):
+        wanted = "garbage gets a score"
+    notes = (f"it does not apply to {trial.skipped:,} rows",) if trial.skipped else ()
+    place = "" if trial.kind == "selfcheck" else f", {where}"
+    name = f"reward {trial.reward.name}: {wanted}{place}"
+    return Finding(name, not trial.failures, found, notes, trial)
