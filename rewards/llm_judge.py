@@ -58,7 +58,7 @@ POINTS = re.compile(
     r"[\s*_`\[(]*(-?\d+(?:\.\d+)?)\s*(?:/\s*(\d+(?:\.\d+)?))?[\s*_`\])]*(?:\([^()]*\))?[\s.*_]*"
 )
 OBJECT = re.compile(r"\{[^{}]*\"score\"[^{}]*\}")
-NOTE_CHARACTERS = 600
+NOTE_CHARACTERS, LINE_CHARACTERS = 600, 120
 DEADLINE_S, SHARE_OF_DEADLINE = 120.0, 0.8
 """Of one verdict, outside of scoring processes; and the share of a scoring process's deadline in one."""
 START_S, REMEMBER_S = 60.0, 10.0
@@ -265,7 +265,7 @@ def verdict(reply: str, low: float, high: float) -> float:
         raise NoVerdictError(f"the judge's thinking never ends: {reply[-NOTE_CHARACTERS:]}")
     found: list[tuple[int, Any]] = []
     for line in LINE.finditer(text):
-        points = POINTS.fullmatch(line[1])
+        points = POINTS.fullmatch(line[1].strip()) if len(line[1].strip()) <= LINE_CHARACTERS else None
         fits = points is not None and (points[2] is None or float(points[2]) == high)
         found.append((line.start(), points[1] if points and fits else None))
     for block in OBJECT.finditer(text):

@@ -87,6 +87,7 @@ def test_no_verdict_is_a_failed_sample_with_the_reply_in_its_note(server):
         ("Score: 1/5", "cannot be read"),
         ("Score: 1\nScore: nan", "cannot be read"),
         ("Score: 1\nScore: unclear", "cannot be read"),
+        ("Score: 1" + " " * 100_000 + "or 0", "cannot be read"),
         ('{"score": "high"}', "cannot be read"),
         ("<think>Score: 1", "thinking never ends"),
     ):
