@@ -6,7 +6,7 @@ import atexit
 import functools
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlpost.errors import ScoringError
@@ -16,15 +16,6 @@ from rlpost.scoring.sandbox.jail import Jail, JailLostError, lost
 
 TRIES = 2
 """A jail may also be lost for a reason that is not the program's, such as a machine out of memory."""
-
-MISSING = {
-    "network": "the network",
-    "processes": "other processes of this user can be seen, though not signalled",
-    "home": "files that this user may read, the home directory among them",
-    "writing": "folders that every user may write to, such as /tmp, also for the program after it",
-    "tmp_size": "the size of its temporary files is only looked at now and then",
-    "calls": "system calls are not filtered on this kind of machine",
-}
 
 
 class Sandbox:
@@ -124,15 +115,35 @@ def working_form() -> Form:
             return "bubblewrap"
         except ScoringError as error:
             problem = str(error.details["found"] or error.what).strip().splitlines()[-1]
-    fences = _try("limits")
-    open_ = [text for name, text in MISSING.items() if not fences[name]]
+    doors = open_doors(_try("limits"))
     warnings.warn(
-        f"CODE FROM THE MODEL RUNS WITHOUT BUBBLEWRAP ({problem}), behind plain resource limits. "
-        f"NOT isolated: {'; '.join(open_) or 'nothing that is known, but the fences are fewer'}. "
-        "Install bubblewrap, and allow user namespaces, for the full sandbox (docs/code_rewards.md).",
+        f"CODE FROM THE MODEL RUNS WITHOUT BUBBLEWRAP ({problem}). "
+        + (
+            f"NOT ISOLATED: {'; '.join(doors)}. "
+            if doors
+            else "This kernel's namespaces and Landlock stand in for it; they are less tried. "
+        )
+        + "For the full sandbox install bubblewrap and allow user namespaces (docs/code_rewards.md).",
         stacklevel=2,
     )
     return "limits"
+
+
+def open_doors(fences: Mapping[str, bool]) -> list[str]:
+    """In words, what a program can reach past the fences of the form without bubblewrap."""
+    filtered = fences["calls"]
+    doors = []
+    if not fences["network"] and not filtered:
+        doors.append("the network")
+    if not fences["processes"]:
+        doors.append("the list of all processes" if filtered else "all processes of this user")
+    if not fences["home"]:
+        doors.append("all files that this user may read, the home directory among them")
+    if not fences["writing"]:
+        doors.append("all folders that this user may write to, where the next program finds what is left")
+    if not fences["tmp_size"]:
+        doors.append("the disk, whose use is only looked at now and then")
+    return doors
 
 
 def _try(form: Form) -> dict[str, bool]:
