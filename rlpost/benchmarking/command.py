@@ -17,6 +17,7 @@ from rlpost.benchmarking.tables import differences_table, models_table
 from rlpost.errors import ScoringError, UserError
 from rlpost.evaluation import (
     Benchmark,
+    EvaluationProgress,
     EvaluationResult,
     compare_results,
     comparison_table,
@@ -26,6 +27,7 @@ from rlpost.evaluation import (
 )
 from rlpost.evaluation.choice import choose, data_folder, point_out_problems
 from rlpost.evaluation.results import finished_evaluations
+from rlpost.training.stopping import raise_if_asked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -174,6 +176,11 @@ class _Evaluations:
         )
         title = benchmark.name if len(self.models) == 1 else f"{name} on {benchmark.name}"
         with EvaluationDisplay(title, options.samples, self.console) as display:
+
+            def told(progress: EvaluationProgress) -> None:
+                raise_if_asked()
+                display.update(progress)
+
             return evaluate(
                 prompts.prompts,
                 model.source,
@@ -181,7 +188,7 @@ class _Evaluations:
                 options.settings(model.max_prompt_tokens),
                 self.folder_of(name) / benchmark.name,
                 manifest,
-                display.update,
+                told,
             )
 
     def _say(self, text: str) -> None:

@@ -68,7 +68,8 @@ def open_model(
     budget = _prompt_budget(max_positions(config), options.max_response_tokens)
     with model_workers(config, options, logs, report) as workers:
         checksum = workers.load()
-        yield OpenModel(config, tokenizer, workers, _engine(options), VERSION, checksum, budget)
+        engine = _engine(options, workers.device)
+        yield OpenModel(config, tokenizer, workers, engine, VERSION, checksum, budget)
 
 
 def _served(model: str, engine: EndpointEngine, options: EvalOptions) -> OpenModel:
@@ -90,8 +91,9 @@ def _dtype(options: EvalOptions) -> Literal["float32", "bfloat16"]:
     return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
-def _engine(options: EvalOptions) -> str:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+def _engine(options: EvalOptions, device: str) -> str:
+    if device == "cuda" and torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
     divided = options.devices_per_worker
     return f"{options.engine} on {device}" + (f", divided over {divided}" if divided > 1 else "")
 

@@ -41,7 +41,7 @@ class EvalOptions:
             continued.
         against: results of an earlier evaluation, to be compared with problem by problem.
         engine: what decodes.
-        workers: rollout workers; more than one run as Ray actors.
+        workers: rollout workers; more than one run as Ray actors, as does one with `ray_address`.
         devices_per_worker: accelerators that one vLLM engine is split over.
         dtype: of the weights; "auto" is bfloat16 with an accelerator and float32 without.
         slots: responses that one worker decodes at the same time; None: 64 for torch, 256 for vLLM.
@@ -114,7 +114,7 @@ class EvalOptions:
         self._check_where_it_runs()
 
     def _check_where_it_runs(self) -> None:
-        if self.engine == "torch" and self.devices_per_worker > 1:
+        if self.engine == "torch" and self.devices_per_worker > 1 and self.endpoint is None:
             raise UserError(
                 "the torch engine does not divide a model",
                 found=f"--devices-per-worker {self.devices_per_worker}",
@@ -128,12 +128,26 @@ class EvalOptions:
         given = [flag for flag, is_given in named.items() if is_given]
         if given and self.endpoint is None:
             raise UserError(f"{given[0]} is about a server", needed="--endpoint URL beside it")
-        if self.endpoint is not None and (self.engine != "torch" or self.workers > 1):
+        ours = {
+            "--engine": self.engine != "torch",
+            "--workers": self.workers > 1,
+            "--devices-per-worker": self.devices_per_worker > 1,
+            "--dtype": self.dtype != "auto",
+            "--slots": self.slots is not None,
+            "--ray-address": self.ray_address is not None,
+        }
+        given = [flag for flag, is_given in ours.items() if is_given]
+        if given and self.endpoint is not None:
             raise UserError(
                 "with --endpoint the server decodes",
-                found=f"--engine {self.engine}, --workers {self.workers}",
-                remedy="leave both out; --concurrency says how many requests are sent at the same time",
+                found=", ".join(given),
+                remedy="leave that out; --concurrency says how many requests are sent at the same time",
             )
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether workers are Ray actors; otherwise the one worker lives in this process."""
+        return self.workers > 1 or self.ray_address is not None
 
     def settings(self, max_prompt_tokens: int | None) -> EvaluationSettings:
         """How much is sampled, and how."""

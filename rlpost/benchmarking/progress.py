@@ -68,10 +68,6 @@ class EvaluationDisplay:
             self._last_line = now
             self._print(f"{self._title}: {state}")
 
-    def message(self, text: str) -> None:
-        """Print beside the bar."""
-        self._print(text)
-
     def _begin(self, progress: EvaluationProgress) -> None:
         self._begun, self._started = True, self._clock()
         if progress.reused or progress.ignored_lines:

@@ -58,6 +58,11 @@ class ModelWorkers:
             check_same_weights(receipts[0], receipt, f"rollout worker {worker}")
         return checksum_of_weights(receipts[0].checksums)
 
+    @property
+    def device(self) -> str:
+        """What they hold the model on: torch's name of the kind, such as "cuda"."""
+        return self.group.call(0, "receivers").device
+
     def submit(self, groups: Sequence[Sequence[SampleRequest]]) -> None:
         """Deal the groups out to the workers with the least to do."""
         self.pool.submit(groups)
@@ -86,30 +91,30 @@ def model_workers(
 ) -> Iterator[ModelWorkers]:
     """The workers that the options ask for; they end with the context.
 
-    One worker lives in this process, several are Ray actors.
+    They are Ray actors; one alone lives in this process, unless a Ray cluster is named.
     """
-    rollout, several = options.rollout(), options.workers > 1
+    rollout, on_ray = options.rollout(), options.on_ray
     cluster_config = options.cluster.model_copy(
-        update={"mode": "ray" if several else "inline", "address": options.ray_address}
+        update={"mode": "ray" if on_ray else "inline", "address": options.ray_address}
     )
     cores = max(1, (os.cpu_count() or 1) // options.workers)
     worker = {
         "model": model,
         "rollout": rollout,
         "seed": options.seed,
-        "threads": cores if several and not torch.cuda.is_available() else None,
-        "background": several,
+        "threads": cores if on_ray and not torch.cuda.is_available() else None,
+        "background": on_ray,
     }
     # Inline, what shares a batch is to depend on the problems alone, so that a result repeats exactly.
-    capacity = None if not several and rollout.engine == "torch" else rollout.slots * options.workers
-    with start_cluster(cluster_config, logs if several else None, report) as cluster:
+    capacity = None if not on_ray and rollout.engine == "torch" else rollout.slots * options.workers
+    with start_cluster(cluster_config, logs if on_ray else None, report) as cluster:
         cluster.phase = f"evaluating {model.init}"
         cluster.hold(worker_bundles(options.workers, options.devices_per_worker))
         group = cluster.start_group(WORKER, RolloutWorker, [worker] * options.workers)
         try:
             yield ModelWorkers(group, cluster_config, capacity, report)
         finally:
-            if not several:
+            if not on_ray:
                 group.call_all("close")
 
 

@@ -81,12 +81,16 @@ def interruptible(advice: str) -> Iterator[None]:
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; {advice}", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
-    except _Terminated:
-        print(f"\nended by SIGTERM; {advice}", file=sys.stderr)
-        raise typer.Exit(TERMINATED) from None
+    except (KeyboardInterrupt, _Terminated, SystemError) as error:
+        # Compiled code may hand on what a signal raised in it as the cause of a SystemError.
+        signalled = error.__cause__ if isinstance(error, SystemError) else error
+        if isinstance(signalled, KeyboardInterrupt):
+            print(f"\ninterrupted; {advice}", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+        if isinstance(signalled, _Terminated):
+            print(f"\nended by SIGTERM; {advice}", file=sys.stderr)
+            raise typer.Exit(TERMINATED) from None
+        raise
     finally:
         stopping.forget()
         for number, handler in before.items():

@@ -143,7 +143,7 @@ def test_one_sample_per_problem_is_greedy(folder):
         (("gsm8k",), {"workers": 0}, UserError, "--workers"),
         (("gsm8k",), {"devices_per_worker": 2}, UserError, "--engine vllm"),
         (("gsm8k",), {"chat": True}, UserError, "--endpoint URL"),
-        (("gsm8k",), {"endpoint": "http://x", "workers": 2}, UserError, "the server decodes"),
+        (("gsm8k",), {"endpoint": "http://x", "workers": 2, "slots": 8}, UserError, "--workers, --slots"),
         (("gsm8k",), {"reward": "gsm8k"}, UserError, "--data FILE"),
         ((), {"data": "mine.jsonl"}, UserError, "--reward FUNCTION"),
         ((), {"data": "missing.jsonl", "reward": "exact_match"}, DataError, "missing.jsonl"),
