@@ -202,7 +202,8 @@ def test_in_its_worker_processes_the_canary_trusts_a_good_judge_and_finds_a_wron
     with Scorer(rewards, ScoringConfig(workers=1, deadline_s=60.0)) as scorer:
         assert scorer.canary(rows) == []
         server.faults.append(status(400, "no"))
-        failed, fine = scorer.score_items([ScoreItem("2 * 12 = ?", "24", {"answer": "24"})] * 2)
+        both = scorer.score_items([ScoreItem("2 * 12 = ?", "24", {"answer": "24"})] * 2)
+        failed, fine = sorted(both, key=lambda result: result.score or 0.0)  # asked at the same time
         assert (failed.outcome, failed.score, fine.score) == ("error", None, 2.0)
         assert "the model server refuses the request" in failed.note
     wrong = RewardConfig(function="llm_judge", options={"judge": {"url": "http://127.0.0.1:1", "retries": 0}})
