@@ -2,14 +2,15 @@
 
     python benchmarks/process_per_sample.py fork|new NAME < ITEMS
 
-ITEMS is a JSON list of [completion, answer]; out comes {"seconds": ..., "scores": [...]}. This process has
-nothing but the reward function in its memory, so that its forks are as cheap as they can be.
+ITEMS is a JSON list of [completion, answer]; out comes {"seconds": ..., "cpu_s": ..., "scores": [...]}. This
+process has nothing but the reward function in its memory, so that its forks are as cheap as they can be.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import resource
 import subprocess
 import sys
 import time
@@ -62,6 +63,12 @@ def in_new_interpreter(name: str, item: Item) -> float:
     return float(done.stdout)
 
 
+def cpu_seconds() -> float:
+    """CPU time of this process and of all its children that have ended, theirs included."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
 def main(way: str, name: str, items: Sequence[Item]) -> None:
     """Score all items, `AT_ONCE` at a time, and print the result."""
     if way == "fork":
@@ -71,13 +78,13 @@ def main(way: str, name: str, items: Sequence[Item]) -> None:
         module = import_module(f"rewards.{name}")
         getattr(module, "warm_up", lambda: None)()
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), cpu_seconds()
         if way == "fork":
             scores = list(threads.map(lambda item: forked(module.reward, item), items))
         else:
             scores = list(threads.map(lambda item: in_new_interpreter(name, item), items))
-        seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "scores": scores}))
+        seconds, cpu_s = time.perf_counter() - start, cpu_seconds() - cpu
+    print(json.dumps({"seconds": seconds, "cpu_s": cpu_s, "scores": scores}))
 
 
 if __name__ == "__main__":

@@ -4,17 +4,19 @@
     python benchmarks/scoring.py --data-dir DATA    # DATA/gsm8k/test.jsonl and DATA/math500/test.jsonl
     python benchmarks/scoring.py --only attack
 
-Throughput: `Scorer.score_items` with 2 fresh workers on responses of 300 to 1,500 characters, four to a
-problem: two end in the gold answer, two in another one, so that math_answer has to compare mathematics. In
-turns with it, on some of these responses, also two at a time and with a deadline (process_per_sample.py):
+Throughput: `Scorer.score_items` with 2 fresh workers on responses of 300 to 1,500 characters, eight to a
+problem as in training: half end in the gold answer, half in another one, so that math_answer has to compare
+mathematics. In turns with it, on some of these responses, also two at a time and with a deadline
+(process_per_sample.py):
 
     fork   a process forked for each sample, by one that has imported and warmed up the reward function and
            nothing else; a driver that holds torch forks more slowly
     new    a new Python interpreter for each sample, which imports the reward function
 
-Rates are medians over the repeats, ratios are of medians. The targets are 1,000 verdicts a second for gsm8k,
-150 for math_answer, and 10 times a process per sample. A fork costs the same whatever is scored, so the ratio
-to it falls where scoring itself takes long.
+Rates are medians over the repeats, ratios are of medians. CPU times of all processes together, without the
+workers' start, stand beside them: other work on the machine hardly touches these. The targets are 1,000
+verdicts a second for gsm8k, 150 for math_answer, and 10 times a process per sample. A fork costs the same
+whatever is scored, so the ratio to it falls where scoring itself takes long.
 
 Attack: 256 answers, half of them attacks (attack_reward.py), on 4 workers. The unit of time is what the
 attacks would take if each held its worker to the deadline, bad answers x deadline / workers; the target is at
@@ -41,10 +43,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from process_per_sample import cpu_seconds
+
 from rlpost.config.schema import RewardConfig, ScoringConfig
 from rlpost.scoring import ScoreItem, Scorer
 
-WORKERS, SAMPLES, SHORTEST, LONGEST = 2, 4, 300, 1500
+PROBLEMS, WORKERS, SAMPLES, SHORTEST, LONGEST = 250, 2, 8, 300, 1500
 TARGETS = {"gsm8k": 1000.0, "math_answer": 150.0}
 BASELINES = {"fork": 200, "new": 12}
 """Samples that each is measured on."""
@@ -83,9 +87,9 @@ def math_items(folder: Path | None, random_: random.Random) -> list[ScoreItem]:
 
 def _gsm8k_solutions(folder: Path | None, random_: random.Random) -> list[str]:
     if folder is not None:
-        return [row["answer"] for row in _rows(folder / "gsm8k" / "test.jsonl")]
+        return [row["answer"] for row in _rows(folder / "gsm8k" / "test.jsonl", random_)]
     solutions = []
-    for _ in range(500):
+    for _ in range(PROBLEMS):
         a, b, c = (random_.randint(2, 99) for _ in range(3))
         work = f"They had {a} boxes of {b}: {a} x {b} = {a * b} pens.\nThen {a * b} + {c} = {a * b + c} pens."
         solutions.append(f"{work}\n#### {a * b + c}")
@@ -94,12 +98,12 @@ def _gsm8k_solutions(folder: Path | None, random_: random.Random) -> list[str]:
 
 def _math_solutions(folder: Path | None, random_: random.Random) -> list[tuple[str, str]]:
     if folder is not None:
-        rows = _rows(folder / "math500" / "test.jsonl")
+        rows = _rows(folder / "math500" / "test.jsonl", random_)
         return [(row["solution"], row["answer"]) for row in rows]
     # Three of five are whole numbers, as in MATH-500.
     forms = [*["{a}"] * 6, r"\frac{{{a}}}{{{b}}}", r"{a}\sqrt{{{b}}}", "x^2 + {a}x + {b}", "[{a}, {b})"]
     solutions = []
-    for number in range(500):
+    for number in range(PROBLEMS):
         a, b = sorted(random_.sample(range(2, 100), 2))
         gold = forms[number % len(forms)].format(a=a, b=b)
         solutions.append(
@@ -108,8 +112,9 @@ def _math_solutions(folder: Path | None, random_: random.Random) -> list[tuple[s
     return solutions
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def _rows(path: Path, random_: random.Random) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in random_.sample(lines, PROBLEMS)]
 
 
 def _lengthen(text: str, random_: random.Random) -> str:
@@ -133,16 +138,20 @@ def _another(answer: str, random_: random.Random) -> str:
 def measure_throughput(name: str, items: Items, repeats: int) -> dict[str, Any]:
     """Verdicts per second of the scorer and of both baselines, in turns; all must agree."""
     rates: dict[str, list[float]] = {"rlpost": [], **{way: [] for way in BASELINES}}
+    cpu_ms: dict[str, list[float]] = {way: [] for way in rates}
     truth: list[float | None] = []
     for _ in range(repeats):
-        seconds, scores = in_scorer(name, items)
+        _, idle_s, _ = in_scorer(name, [])
+        seconds, cpu_s, scores = in_scorer(name, items)
         truth = truth or scores
         rates["rlpost"].append(len(items) / seconds)
+        cpu_ms["rlpost"].append(1e3 * (cpu_s - idle_s) / len(items))
         disagree = scores != truth
         for way, count in BASELINES.items():
             some = random.Random(0).sample(range(len(items)), count)
-            seconds, scores = process_per_sample(way, name, [items[k] for k in some])
+            seconds, cpu_s, scores = process_per_sample(way, name, [items[k] for k in some])
             rates[way].append(count / seconds)
+            cpu_ms[way].append(1e3 * cpu_s / count)
             disagree |= scores != [truth[k] for k in some]
         if disagree:
             raise SystemExit(f"{name}: the scores differ between the ways to get them")
@@ -151,26 +160,32 @@ def measure_throughput(name: str, items: Items, repeats: int) -> dict[str, Any]:
         "characters": statistics.mean(len(item.completion) for item in items),
         "right": sum(score == 1.0 for score in truth) / len(items),
         "rates": {way: statistics.median(found) for way, found in rates.items()},
+        "cpu_ms": {way: statistics.median(found) for way, found in cpu_ms.items()},
         "spread": {way: (min(found), max(found)) for way, found in rates.items()},
     }
 
 
-def in_scorer(name: str, items: Items) -> tuple[float, list[float | None]]:
-    """Seconds and scores, in fresh workers: what an earlier repeat left in their caches would flatter."""
+def in_scorer(name: str, items: Items) -> tuple[float, float, list[float | None]]:
+    """Seconds, CPU seconds from the workers' start to their end, and scores.
+
+    The workers are fresh: what an earlier repeat left in their caches would flatter.
+    """
     scoring = ScoringConfig(workers=WORKERS, deadline_s=DEADLINE_S)
+    cpu = cpu_seconds()
     with Scorer([RewardConfig(function=name)], scoring) as scorer:
         start = time.perf_counter()
         results = scorer.score_items(items)
-        return time.perf_counter() - start, [result.score for result in results]
+        seconds = time.perf_counter() - start
+    return seconds, cpu_seconds() - cpu, [result.score for result in results]
 
 
-def process_per_sample(way: str, name: str, items: Items) -> tuple[float, list[float | None]]:
-    """Seconds and scores of a baseline."""
+def process_per_sample(way: str, name: str, items: Items) -> tuple[float, float, list[float | None]]:
+    """Seconds, CPU seconds and scores of a baseline."""
     command = [sys.executable, str(Path(__file__).with_name("process_per_sample.py")), way, name]
     request = json.dumps([(item.completion, item.columns["answer"]) for item in items])
     done = subprocess.run(command, input=request, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout)
-    return found["seconds"], found["scores"]
+    return found["seconds"], found["cpu_s"], found["scores"]
 
 
 def measure_attack() -> dict[str, Any]:
@@ -231,17 +246,17 @@ def report_throughput(name: str, found: dict[str, Any]) -> None:
         f"\n{name}: {found['samples']:,} responses, {found['characters']:.0f} characters on average, "
         f"{found['right']:.0%} right; {WORKERS} at a time"
     )
-    print(f"{'':<8} {'verdicts/s':>10} {'least':>9} {'most':>9} {'rlpost is':>10}")
-    ours = found["rates"]["rlpost"]
+    columns = f"{'least':>9} {'most':>9} {'rlpost is':>10} {'CPU ms':>8} {'rlpost is':>10}"
+    print(f"{'':<8} {'verdicts/s':>10} {columns}")
+    ours, our_cpu = found["rates"]["rlpost"], found["cpu_ms"]["rlpost"]
     for way, rate in found["rates"].items():
         least, most = found["spread"][way]
-        target = TARGETS[name] if way == "rlpost" else TARGET_RATIO
-        ratio = "" if way == "rlpost" else f"{ours / rate:.1f} x"
-        reached = (rate if way == "rlpost" else ours / rate) >= target
-        print(
-            f"{way:<8} {rate:>10,.1f} {least:>9,.1f} {most:>9,.1f} {ratio:>10}"
-            + ("" if reached else f"  below {target:,g}")
-        )
+        cpu_ms = found["cpu_ms"][way]
+        ratios = ("", "") if way == "rlpost" else (f"{ours / rate:.1f} x", f"{cpu_ms / our_cpu:.1f} x")
+        value, target = (rate, TARGETS[name]) if way == "rlpost" else (ours / rate, TARGET_RATIO)
+        below = f"  below {target:,g}" if value < target else ""
+        times = f"{ratios[0]:>10} {cpu_ms:>8.2f} {ratios[1]:>10}"
+        print(f"{way:<8} {rate:>10,.1f} {least:>9,.1f} {most:>9,.1f} {times}{below}")
 
 
 def report_attack(found: dict[str, Any]) -> None:
