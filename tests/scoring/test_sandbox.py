@@ -17,6 +17,7 @@ import yaml
 from rlpost.errors import ScoringError
 from rlpost.scoring.sandbox import Limits, Outcome, Sandbox
 from rlpost.scoring.sandbox import sandbox as sandbox_module
+from rlpost.scoring.sandbox.forms import visible_paths
 from rlpost.scoring.sandbox.processes import JAILS
 
 ROOT = Path(__file__).parents[2]
@@ -176,12 +177,14 @@ def test_home_is_not_there_and_nothing_is_written_outside_tmp(sandbox, tmp_path)
     mine = tmp_path / "mine.txt"
     mine.write_text("secret")
     tmp_path.chmod(0o777)
+    home = Path.home()
+    python = [Path(p).relative_to(home).parts[0] for p in visible_paths() if Path(p).is_relative_to(home)]
     source = f"""
         import os, pathlib
         for action in (lambda: pathlib.Path({str(mine)!r}).read_text(),
                        lambda: pathlib.Path({str(tmp_path)!r}, 'new').write_text('x'),
-                       lambda: os.listdir({str(ROOT)!r}),
-                       lambda: [f for f in os.listdir({str(Path.home())!r}) if f != '.pyenv'][0]):
+                       lambda: pathlib.Path({str(ROOT / "pyproject.toml")!r}).read_text(),
+                       lambda: [f for f in os.listdir({str(home)!r}) if f not in {python!r}][0]):
             try: print('reached', action())
             except (OSError, IndexError): pass
     """
