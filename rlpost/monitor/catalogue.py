@@ -207,7 +207,13 @@ _REWARD = (
         "sqrt(mean((r - mean r)^2)) over the scored responses of the step",
         "above 0; at 0 every response earned the same and nothing can be learned",
     ),
-    Metric("reward/part/*", "reward", "mean of that named part, before its weight", "shows which part moves"),
+    Metric(
+        "reward/part/*",
+        "reward",
+        "mean of that named part over the responses that have it, before its weight: each reward function's "
+        "score, and the other numbers that it returns",
+        "shows which part moves",
+    ),
 )
 
 _SIGNAL = (
