@@ -237,7 +237,9 @@ def command_lines():
 def test_no_program_finds_what_the_one_before_it_left(sandbox):
     leave = """
         import os, tempfile
-        for folder in {tempfile.gettempdir(), os.getcwd(), '/dev/shm', '/tmp', '/var/tmp'}:
+        above = os.path.dirname(os.path.dirname(os.__file__))
+        for folder in {tempfile.gettempdir(), os.getcwd(), '/dev/shm', '/tmp', '/var/tmp', '/run', above,
+                       os.path.dirname(above), '/root', '/home', '/'}:
             try:
                 open(f'{folder}/note', 'w').write('secret')
                 os.makedirs(f'{folder}/a/b')
@@ -249,7 +251,9 @@ def test_no_program_finds_what_the_one_before_it_left(sandbox):
     """
     find = """
         import builtins, json, os
-        for folder in (os.environ['TMPDIR'], os.getcwd(), '/dev/shm', '/tmp', '/var/tmp'):
+        above = os.path.dirname(os.path.dirname(os.__file__))
+        for folder in (os.environ['TMPDIR'], os.getcwd(), '/dev/shm', '/tmp', '/var/tmp', '/run', above,
+                       os.path.dirname(above), '/root', '/home', '/'):
             try: print(open(f'{folder}/note').read())
             except OSError: pass
         print('NOTE' in os.environ, hasattr(builtins, 'note'), json.dumps(1))

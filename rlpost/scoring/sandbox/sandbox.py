@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ TRIES = 2
 class Sandbox:
     """One jail at a time, started when the first program comes.
 
-    Not for several threads at once; a process that was forked starts a jail of its own.
+    Threads take turns; a process that was forked starts a jail of its own.
 
     Args:
         form: of its jails; None: bubblewrap where it works, otherwise plain limits.
@@ -32,6 +33,7 @@ class Sandbox:
         self.form = form
         self.limits = limits or Limits()
         self._jail: Jail | None = None
+        self._turn = threading.Lock()
 
     def run(
         self,
@@ -63,7 +65,10 @@ class Sandbox:
             request["call"] = {"function": call[0], "arguments": list(call[1])}
         if test is not None:
             request["test"] = {"source": test[0], "entry_point": test[1]}
-        limits = limits or self.limits
+        with self._turn:
+            return self._run(request, limits or self.limits)
+
+    def _run(self, request: dict[str, Any], limits: Limits) -> Execution:
         note = ""
         for _ in range(TRIES):
             jail = self._ready(limits)

@@ -35,6 +35,7 @@ READ = 1 << 0 | 1 << 2 | 1 << 3  # execute, read files, list directories
 WRITE_FILE = 1 << 1
 EVERYTHING = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1}  # by Landlock's version
 FILE_RIGHTS = READ & ~(1 << 3) | WRITE_FILE | 1 << 14
+WRITABLE = ("/tmp", "/dev/shm")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -165,14 +166,15 @@ def _mount_proc() -> int:
 
 def _cover(place: str, inside: Sequence[str], size: int) -> None:
     ends = {path: os.open(path, os.O_PATH) for path in inside}
-    check(
-        _mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=1777"), f"mount over {place}"
-    )
+    flags = MS_NOSUID | MS_NODEV
+    check(_mount("tmpfs", place, "tmpfs", flags, f"size={size},mode=1777"), f"mount over {place}")
     for path, end in ends.items():
         Path(path).mkdir(parents=True, exist_ok=True)
         check(_mount(f"/proc/self/fd/{end}", path, None, MS_BIND | MS_REC, None), f"bind {path}")
-        _mount(None, path, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, None)
+        _mount(None, path, None, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, None)
         os.close(end)
+    if place not in WRITABLE:  # else one program could leave something there for the next
+        check(_mount(None, place, None, MS_REMOUNT | MS_RDONLY | flags, None), f"close {place}")
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None) -> int:

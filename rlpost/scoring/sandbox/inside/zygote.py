@@ -99,7 +99,8 @@ class Zygote:
         self.control = control
         self.fences = fences
         self.tmp = Path(os.environ["TMPDIR"])
-        self.keep = set(settings["keep"])
+        self.keep = set(settings["keep"]) if fences.folders else set()
+        self.skeleton = self._skeleton()
         self.alone = fences.processes or settings["uid"] is not None
         # Processes are counted per user and user namespace: exactly when either is this jail's own.
         own_namespace = settings["bubblewrap"] or (fences.processes and os.getuid() != 0)
@@ -195,9 +196,19 @@ class Zygote:
                     place.chmod(0o700)
                     for name in os.listxattr(place):
                         os.removexattr(place, name)
+            return self._skeleton() == self.skeleton
         except (OSError, RecursionError):
             return False
-        return True
+
+    def _skeleton(self) -> list[str]:
+        """The folders on the way to where Python is, when that is beneath the temporary one."""
+        found, waiting = [], [self.tmp / name for name in self.keep]
+        while waiting:
+            place = waiting.pop()
+            found.append(str(place))
+            if place.is_dir() and not place.is_symlink() and not place.is_mount():
+                waiting += place.iterdir()
+        return sorted(found)
 
 
 def receive(control: socket.socket) -> Any:
