@@ -41,7 +41,7 @@ data: {path: DATA, template: none, shuffle: false, max_prompt_tokens: 16, overlo
 rewards: VERIFIER
 rollout: {max_response_tokens: 4, slots: 64}
 algorithm: grpo
-train: {steps: 3, prompts_per_step: 25, samples_per_prompt: 8, tokens_per_microbatch: 4096}
+train: {steps: 2, prompts_per_step: 25, samples_per_prompt: 8, tokens_per_microbatch: 4096}
 scoring: {workers: 2, deadline_s: 2.0}
 monitor: {tensorboard: false}
 cluster: {threads: 1}
@@ -113,7 +113,7 @@ def test_a_run_with_broken_rows_and_a_failing_verifier_goes_on_and_counts_exactl
     assert "canary: reward 'verifier' failed on" in told[8] and "data.jsonl, line 1) with answer" in told[8]
 
     rows = read_metrics(run_dir)
-    assert len(rows) == 3
+    assert len(rows) == 2
     outcomes = Counter()
     for row in rows:
         assert (row["data/rows"], row["data/rows_broken"], row["data/prompts_dropped"]) == (600, 6, 3)
