@@ -110,4 +110,4 @@ def test_the_parts_of_several_reward_functions_are_weighted_and_add_up_to_the_re
     assert sum(parts.values()).tolist() == collate(rows)[1].reward_S.tolist()
     assert reward_parts(rows, {"does not apply": 1.0})["reward_part/does not apply"].tolist() == [0.0, 0.0]
     with pytest.raises(ValueError, match="has no reward"):
-        reward_parts([trajectory(ONE, [sampled(1)])], {"right": 1.0})
+        reward_parts([replace(trajectory(ONE, [sampled(1)]), reward=None)], {"right": 1.0})
