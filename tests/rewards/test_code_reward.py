@@ -9,11 +9,18 @@ from rewards.code import extract, reward, same_text, same_value
 from rlpost.config.schema import RewardConfig, ScoringConfig
 from rlpost.errors import ScoringError
 from rlpost.scoring import ScoreItem, Scorer
+from rlpost.scoring.sandbox import shared_sandbox
 from rlpost.scoring.sandbox import sandbox as sandbox_module
 
 DOUBLE = "print(int(input()) * 2)"
 ADD = "def add(a, b):\n    return a + b"
 STDIN = {"inputs": ["4\n", "-1\n", "0\n"], "outputs": ["8\n", "-2\n", "0"]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_jail_is_left():
+    yield
+    shared_sandbox().close()
 
 
 def fenced(program, mark="python"):

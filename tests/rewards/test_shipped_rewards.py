@@ -10,8 +10,15 @@ import pytest
 
 import rewards
 from rewards import gsm8k, math_answer
+from rlpost.scoring.sandbox import shared_sandbox
 
 FILES = [name for name in rewards.names() if name not in rewards.ALIASES]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_jail_is_left():
+    yield
+    shared_sandbox().close()
 
 
 def score(value):
