@@ -9,8 +9,8 @@ from rewards.code import extract, reward, same_text, same_value
 from rlpost.config.schema import RewardConfig, ScoringConfig
 from rlpost.errors import ScoringError
 from rlpost.scoring import ScoreItem, Scorer
-from rlpost.scoring.sandbox import shared_sandbox
 from rlpost.scoring.sandbox import sandbox as sandbox_module
+from rlpost.scoring.sandbox import shared_sandbox
 
 DOUBLE = "print(int(input()) * 2)"
 ADD = "def add(a, b):\n    return a + b"
