@@ -31,6 +31,7 @@ REPLACE_DEADLINE_S = 30.0
 MAX_WINDOW = 32
 MAX_REPLY_BYTES = 1 << 20
 MAX_FAILED_STARTS = 3
+SUPERVISOR_ENDED = "the worker's supervisor process ended"
 
 
 class State(Enum):
@@ -337,7 +338,9 @@ class Slot:
         if self.state is State.SERVING and self.flying:
             seconds = time.monotonic() - self._since
             number = self._land().number
-            lost = Reply(number, None, seconds, "error", "the worker's supervisor process ended")
+            lost = Reply(number, None, seconds, "error", SUPERVISOR_ENDED)
+        elif lost is not None and lost.failed == "error":
+            lost = dataclasses.replace(lost, note=SUPERVISOR_ENDED)  # its server's end was noticed first
         self.start()
         return [lost] if lost else []
 
