@@ -83,7 +83,7 @@ def test_of_256_answers_128_attacks_cost_themselves_alone(project_root, tmp_path
     marker = f"RLPOST_TEST_MARK={tmp_path}"
     monkeypatch.setenv(*marker.split("=", 1))
 
-    scoring = ScoringConfig(workers=4, deadline_s=0.75, memory_gib=0.0625)
+    scoring = ScoringConfig(workers=4, deadline_s=1.0, memory_gib=0.03125)
     with Scorer([RewardConfig(function=str(verifier))], scoring) as scorer:
         scorer.score_items([ScoreItem("", "3", {"answer": "3"})] * 64)
         resident, done = [resident_mib()], threading.Event()
