@@ -69,6 +69,7 @@ def test_benchmarks_and_a_file_of_ones_own_end_in_one_table_and_one_folder_each(
     assert (output / "gsm8k" / "results.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_several_models_end_in_one_table_with_paired_differences_and_two_pages(
     folder, capsys, tiny_model, tiny_tokenizer
 ):

@@ -74,6 +74,7 @@ def coverage(problems, samples, a, b, runs, seed):
     return np.mean([i.low <= a / (a + b) <= i.high for i in intervals])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("problems", "samples", "a", "b"),
     [
@@ -90,6 +91,7 @@ def test_intervals_cover_the_truth_93_to_97_times_in_100(monkeypatch, problems, 
     assert 0.93 <= coverage(problems, samples, a, b, runs=1500, seed=5) <= 0.97
 
 
+@pytest.mark.slow
 def test_thirty_problems_of_which_almost_none_is_solved_are_covered_a_little_less(monkeypatch):
     # So few problems with any correct sample say too little about how far the rare ones reach.
     monkeypatch.setattr(intervals, "RESAMPLES", 1000)

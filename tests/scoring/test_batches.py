@@ -63,6 +63,7 @@ def score(configs, completions, deadline_s=1.0, **columns):
 MIXED = ["4", "5", "4", "raise", "4", "nan", "4", "5", "short", "4", "exit", "4", "5"]
 
 
+@pytest.mark.slow
 def test_a_function_of_lists_gets_as_many_samples_a_call_as_asked_and_a_failure_costs_one(tmp_path):
     config = reward_in(tmp_path, LISTS, batch_size=4)
     results, repeated = score([config], ["4", "5"] * 6)

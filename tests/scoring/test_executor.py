@@ -110,6 +110,7 @@ def items(*completions):
     return [ScoreItem("", completion) for completion in completions]
 
 
+@pytest.mark.slow
 def test_a_misbehaving_reward_costs_its_own_sample_and_no_other(tmp_path):
     odd = [*SCORED, *TIMEOUT, *ERROR]
     mixed = [text for behaviour in odd for text in ("fine", behaviour, "fine")]

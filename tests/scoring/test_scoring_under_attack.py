@@ -109,6 +109,7 @@ def test_of_256_answers_128_attacks_cost_themselves_alone(project_root, tmp_path
     assert wait_until_gone(marker) == []
 
 
+@pytest.mark.slow
 def test_scores_are_the_same_from_a_thread_and_from_an_event_loop():
     from_thread = []
     thread = threading.Thread(target=lambda: from_thread.extend(score_table()))

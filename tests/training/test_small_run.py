@@ -107,6 +107,7 @@ def test_resuming_a_finished_run_changes_nothing(finished, small_config):
     assert results(finished) == before
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_and_the_result_is_the_same(finished, small_config, tmp_path):
     run_dir = tmp_path / "damaged"
     train(small_config("stages.rl.train.steps=4"), run_dir)

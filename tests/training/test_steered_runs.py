@@ -173,6 +173,7 @@ def own_part(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_part_from_the_users_file_trains_resumes_and_replays(small_config, own_part, tmp_path):
     config = small_config(*SHORT, *own_part)
     run = train(config, tmp_path / "run")
