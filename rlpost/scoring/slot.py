@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlpost.errors import RewardError, ScoringError
 from rlpost.scoring.task import Batch, Reply, Task
-from rlpost.scoring.worker import EXPLAIN, REPLACE, UP
+from rlpost.scoring.wire import EXPLAIN, REPLACE, UP
 
 if TYPE_CHECKING:
     from rlpost.config.schema import RewardConfig

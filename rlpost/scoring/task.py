@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rlpost.scoring.worker import TASK_HEADER
+from rlpost.scoring.wire import TASK_HEADER
 
 
 @dataclass(frozen=True, slots=True)
