@@ -194,7 +194,7 @@ class RayGroup:
             ray.exceptions.OutOfMemoryError,
             ray.exceptions.WorkerCrashedError,
         ) as error:
-            raise pending.member.lose_dead(str(error)) from error
+            raise pending.member.lose_dead(str(error), call) from error
         except ray.exceptions.RayError as error:
             last = str(error).strip().splitlines()[-1]
             raise RlpostError(

@@ -124,7 +124,8 @@ class RayMember:
         """Forget the calls that were answered."""
         import ray
 
-        if self.pending:
+        # Ray also calls those ready that a death has left without an answer.
+        if self.pending and not self.has_ended():
             references = [call.outcome.reference for call in self.pending]
             _, waiting = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
             left = set(waiting)
@@ -143,12 +144,12 @@ class RayMember:
         """What the kernel says that it does; None on another machine."""
         return None if self._process is None else self._process.state()
 
-    def lose_dead(self, report: str) -> ActorLostError:
-        """Its process ended; `report` is what Ray says of it."""
+    def lose_dead(self, report: str, call: Call | None = None) -> ActorLostError:
+        """Its process ended; `report` is what Ray says of it, in answer to `call`."""
         found = self._ending() or ray_reason(report)
         if kernel_oom_kills() > self._oom_kills:
             found += "; the kernel's out-of-memory killer was at work on the driver's machine meanwhile"
-        return self._lose("died", found)
+        return self._lose("died", found, call=call)
 
     def lose_silent(self, seconds: float) -> ActorLostError:
         """It has not answered for that long."""
@@ -195,9 +196,12 @@ class RayMember:
             time.sleep(0.02)  # until its parent has taken note
         return None
 
-    def _lose(self, how: str, found: str, remedy: str | None = None) -> ActorLostError:
+    def _lose(
+        self, how: str, found: str, remedy: str | None = None, call: Call | None = None
+    ) -> ActorLostError:
         if self.lost is None:
-            doing = self.pending[0].method if self.pending else "between calls"
+            calls = [*self.pending, *([call] if call else [])]
+            doing = calls[0].method if calls else "between calls"
             where = (
                 doing if self.facts is None else f"{doing}, on {self.facts.host}, process {self.facts.pid}"
             )
