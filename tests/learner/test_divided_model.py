@@ -82,11 +82,9 @@ def test_every_rank_of_zero_3_has_the_files_weights_and_none_but_the_first_ever_
         return
     for rank in range(1, world_size):
         peaks = json.loads((folder / f"peaks-{rank}.json").read_text())
-        # The policy's parts, then the reference's.
-        for name in ("load_divided", "fill"):
+        # Loading the policy, then the reference, which stay; saving and exporting, of which nothing does.
+        for name in ("load_divided", "fill", "save", "export"):
             assert peaks[name] < whole / world_size + some_buckets, (rank, name)
-        for name in ("save", "export"):
-            assert peaks[name] < some_buckets, (rank, name)
 
 
 @needs_deepspeed
