@@ -82,9 +82,10 @@ def test_every_rank_of_zero_3_has_the_files_weights_and_none_but_the_first_ever_
         return
     for rank in range(1, world_size):
         peaks = json.loads((folder / f"peaks-{rank}.json").read_text())
-        # Loading the policy, then the reference, which stay; saving and exporting, of which nothing does.
-        for name in ("load_divided", "fill", "save", "export"):
+        # Loading the policy, then the reference, which stay; saving, whose buckets wait for the slowest rank.
+        for name in ("load_divided", "fill", "save"):
             assert peaks[name] < whole / world_size + some_buckets, (rank, name)
+        assert peaks["export"] < some_buckets, rank
 
 
 @needs_deepspeed
