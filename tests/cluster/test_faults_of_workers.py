@@ -87,8 +87,7 @@ def test_workers_killed_and_stopped_in_generation_in_a_sync_and_while_idle_chang
         found = re.search(rf"rollout worker \d {ending}\n  where:  (\w+), on .*, process {pid}\n", printed)
         assert found, (index, pid, printed)
         calls.append(found[1])
-    # On a busy machine a worker may have taken the weights before the signal came to it.
-    assert set(calls) == {"poll", "load_weights"}
+    assert calls == ["poll", "load_weights", "load_weights"] * 2, calls
     assert sum(column(run, "rollout/worker_restarts")) >= 6
     assert sum(column(run, "rollout/resubmitted_samples")) >= 2
     assert_the_run_is_whole(run, faults, undisturbed)
