@@ -21,6 +21,7 @@ from typing import Any, get_type_hints
 
 from rlpost.config.stages import Tree
 from rlpost.estimator import CompositionError
+from rlpost.estimator.actions import Actions
 from rlpost.estimator.advantage import Advantage
 from rlpost.estimator.aggregation import Aggregation
 from rlpost.estimator.correction import Correction
@@ -35,6 +36,7 @@ from rlpost.estimator.transform import GradientTransform
 
 PROTOCOLS: dict[str, type] = {
     "advantage": Advantage,
+    "actions": Actions,
     "denominator": Denominator,
     "granularity": Granularity,
     "mask": Mask,
@@ -120,7 +122,11 @@ def part_modules() -> list[ModuleType]:
 
 
 def _references(algorithm: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """(axis, reference, options) of every part that names a file."""
+    """(axis, reference, options) of every part that names a file, those of single terms included."""
+    terms = algorithm.get("terms")
+    for spec in terms.values() if isinstance(terms, Mapping) else ():
+        if isinstance(spec, Mapping):
+            yield from _references(spec)
     for axis in PROTOCOLS:
         words = algorithm.get(axis)
         for word in words if isinstance(words, list | tuple) else [words]:

@@ -28,7 +28,10 @@ from rlpost.estimator import CompositionError, Objective, build_objective
 
 TOKEN_SIGNALS = frozenset({"old_logprob", "ref_logprob", "behaviour_logprob", "entropy"})
 SEQUENCE_SIGNALS = frozenset(
-    {"prompt_visits", "prompt_samples", "prompt_mean", "prompt_variance", "greedy_reward", "reward_parts"}
+    {
+        *("prompt_visits", "prompt_samples", "prompt_mean", "prompt_variance"),
+        *("greedy_reward", "reward_parts", "draw_seed"),
+    }
 )
 
 Rule = Callable[[RunConfig], Iterator[Problem]]

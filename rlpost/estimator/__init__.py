@@ -3,6 +3,7 @@
 Pure functions on flat, ragged tensors: no I/O, no Ray, no transformers, nothing of the rest of the package.
 """
 
+from rlpost.estimator.actions import OneToken, Taken
 from rlpost.estimator.advantage import (
     GAE,
     GDPO,
@@ -43,7 +44,7 @@ from rlpost.estimator.checks import CompositionError
 from rlpost.estimator.compose import build_objective
 from rlpost.estimator.correction import Banded, RatioGate, SelfNormalised, Truncated
 from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, ShapedUnit, Unit
-from rlpost.estimator.gate import EntropyWeight, Open, PassRateGate
+from rlpost.estimator.gate import AllGates, EntropyWeight, Open, PassRateGate
 from rlpost.estimator.granularity import ClippedGeometric, SequenceRatio, TokenRatio, TurnRatio
 from rlpost.estimator.mask import (
     AllOf,
@@ -80,6 +81,7 @@ __all__ = [
     "KL",
     "PARTS",
     "PKPO",
+    "AllGates",
     "AllOf",
     "Banded",
     "BatchScaled",
@@ -114,6 +116,7 @@ __all__ = [
     "Objective",
     "OffPolicySequence",
     "Old",
+    "OneToken",
     "Open",
     "OverlongFilter",
     "PassAtK",
@@ -136,6 +139,7 @@ __all__ = [
     "SmoothNormalised",
     "SoftGate",
     "SoftOverlong",
+    "Taken",
     "Term",
     "TokenBatch",
     "TokenMean",

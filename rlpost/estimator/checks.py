@@ -26,8 +26,10 @@ def check_objective(objective: Objective) -> None:
     Raises:
         CompositionError: with the reason and a remedy.
     """
+    _check_terms(objective)
     for term in objective.terms:
         _check_ratio(term)
+        _check_actions(term)
         _check_mask(term)
         _check_correction(term)
         _check_rows(term)
@@ -74,6 +76,38 @@ def _check_ratio(term: Term) -> None:
     if isinstance(term.denominator, ShapedUnit) and not term.granularity.is_token:
         raise CompositionError(
             "denominator `shaped_unit` shapes a token's probability; use granularity `token`"
+        )
+
+
+def _check_terms(objective: Objective) -> None:
+    """Terms can be told apart, and agree on what a position's score is."""
+    labels = [term.label for term in objective.terms]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise CompositionError(f"two terms are called `{twice[0]}`; give each a name of its own")
+    actions = {term.actions for term in objective.terms if not term.actions.is_taken}
+    if len(actions) > 1:
+        raise CompositionError(
+            "two terms with different `actions` would need two scores of each position; make them the same"
+        )
+    if actions and objective.transform is not None:
+        raise CompositionError(
+            "transform `clipping_bias` measures what a mask removes from log pi, and `actions` put a score "
+            "in its place; use transform `none`"
+        )
+
+
+def _check_actions(term: Term) -> None:
+    """A score is no log-probability: no ratio can be formed of it."""
+    if term.actions.is_taken:
+        return
+    actions = _name("actions", term.actions)
+    if not term.denominator.is_current or not isinstance(term.mask, Keep):
+        raise CompositionError(
+            f"actions `{actions}` have no ratio to an old policy; use denominator `current` and mask `keep`"
+        )
+    if term.correction:
+        raise CompositionError(
+            f"actions `{actions}` were drawn by the learner; a correction has nothing to do"
         )
 
 
@@ -127,15 +161,27 @@ def _check_rows(term: Term) -> None:
         raise CompositionError(
             "shaping `kl_in_reward` would take the KL off the reward again; set the advantage's kl to 0"
         )
-    if term.rows == "demonstrations" and not isinstance(term.advantage, Constant):
-        raise CompositionError("demonstrations have no reward; use advantage `constant`")
+    if term.compared_with == "all" and (isinstance(term.advantage, Constant) or term.advantage.signals):
+        raise CompositionError(
+            "`compared_with: all` puts demonstrations into the groups of rollouts, which needs an advantage "
+            "that compares rewards alone"
+        )
+    alone = term.rows == "demonstrations" and term.compared_with == "own"
+    if alone and not isinstance(term.advantage, Constant):
+        raise CompositionError(
+            "demonstrations have no reward; use advantage `constant`, or `compared_with: all`"
+        )
     if term.rows == "demonstrations" and term.ratio_signals:
         raise CompositionError("demonstrations have no old policy; use denominator `current` or `unit`")
 
 
 def _check_critic(objective: Objective) -> None:
     """One critic, which learns one return with each head."""
-    learned = {(t.advantage, t.shaping, t.rows) for t in objective.terms if isinstance(t.advantage, GAE)}
+    learned = {
+        (t.advantage, t.shaping, t.rows, t.compared_with)
+        for t in objective.terms
+        if isinstance(t.advantage, GAE)
+    }
     if len(learned) > 1:
         raise CompositionError(
             "two terms with advantage `gae` and different options or shapings would give one critic two "

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from rlpost.estimator.aggregation import PromptMean, SequenceSumOverConstant
 from rlpost.estimator.algorithms import ALGORITHMS
 from rlpost.estimator.checks import CompositionError, check_objective
+from rlpost.estimator.gate import AllGates
 from rlpost.estimator.mask import AllOf
 from rlpost.estimator.objective import Objective
 from rlpost.estimator.parts import PARTS, find_part
@@ -23,8 +24,15 @@ from rlpost.estimator.shaping import SoftOverlong
 from rlpost.estimator.term import Term
 from rlpost.estimator.transform import Untransformed
 
-TERM_AXES = ("advantage", "denominator", "granularity", "mask", "correction", "gate", "aggregation")
-KEYS = ("base", *TERM_AXES, "shaping", "selection", "kl", "entropy", "transform")
+TERM_AXES = (
+    *("advantage", "actions", "denominator", "granularity"),
+    *("mask", "correction", "gate", "aggregation"),
+)
+TERM_KEYS = (*TERM_AXES, "shaping", "rows", "compared_with", "weight")
+"""What `terms: {NAME: ...}` may say of one term."""
+NEEDED_AXES = ("advantage", "denominator", "aggregation")
+"""What a term that the row does not have must say."""
+KEYS = ("base", *TERM_AXES, "shaping", "terms", "selection", "kl", "entropy", "transform")
 
 
 WORDS = {float: "a number", int: "a whole number", bool: "true or false", type(None): "null"}
@@ -38,7 +46,9 @@ def build_objective(spec: Mapping[str, Any], *, max_response_tokens: int | None 
             `gate`, `aggregation` and `selection` replace its parts, `shaping` is added to its own
             and replaces those of the same kind; `mask`, `correction`, `selection` and `shaping` may be
             lists, whose parts act in that order; `kl` and `entropy` are a coefficient or a mapping;
-            `transform` replaces the row's, `none` takes it away.
+            `transform` replaces the row's, `none` takes it away. `terms` holds the same, `rows`, `weight` and
+            `compared_with` for single terms by name: it changes a term that the row has, adds one
+            that it has not, and null takes one away.
         max_response_tokens: fills in the constants that rows leave to the run.
 
     Raises:
@@ -51,13 +61,7 @@ def build_objective(spec: Mapping[str, Any], *, max_response_tokens: int | None 
     if not isinstance(name, str) or name not in ALGORITHMS:
         raise CompositionError(f"no algorithm {name!r}{_nearest(name, ALGORITHMS)}; see `rlpost algorithms`")
     row = ALGORITHMS[name].objective
-    changes: dict[str, Any] = {axis: _part_or_list(axis, spec[axis]) for axis in TERM_AXES if axis in spec}
-    added = _several("shaping", spec.get("shaping", []))
-    terms = []
-    for term in row.terms:
-        own = tuple(part for part in term.shaping if type(part) not in map(type, added))
-        term = dataclasses.replace(term, **changes, shaping=(*own, *added))
-        terms.append(_fill(term, max_response_tokens))
+    terms = [_fill(term, max_response_tokens) for term in _terms(name, row, spec)]
     selection = _several("selection", spec["selection"]) if "selection" in spec else row.selection
     selection = tuple(part for part in selection if not isinstance(part, KeepAll))
     transform = _part("transform", spec["transform"]) if "transform" in spec else row.transform
@@ -68,13 +72,73 @@ def build_objective(spec: Mapping[str, Any], *, max_response_tokens: int | None 
     return objective
 
 
+def _terms(name: str, row: Objective, spec: Mapping[str, Any]) -> list[Term]:
+    """The row's terms, changed by the keys of the whole algorithm or by those of single terms."""
+    single = {} if spec.get("terms") is None else spec["terms"]
+    if not isinstance(single, Mapping):
+        raise CompositionError(f"`terms` must be a mapping of names, found {single!r}")
+    shared = {key: spec[key] for key in (*TERM_AXES, "shaping") if key in spec}
+    if shared and len(row.terms) > 1:
+        key, labels = next(iter(shared)), [term.label for term in row.terms]
+        raise CompositionError(
+            f"`{name}` has {len(labels)} terms, {' and '.join(labels)}; say which `{key}` is meant, such as "
+            f"terms: {{{labels[0]}: {{{key}: ...}}}}"
+        )
+    terms = {term.label: _changed(term, shared) for term in row.terms}
+    for label, changes in single.items():
+        if changes is None:
+            if terms.pop(label, None) is None:
+                raise CompositionError(f"terms.{label}: `{name}` has no such term{_nearest(label, terms)}")
+        elif not isinstance(changes, Mapping):
+            raise CompositionError(f"terms.{label}: needed a mapping, or null, found {changes!r}")
+        else:
+            terms[label] = _one_term(label, terms.get(label), changes)
+    if not terms:
+        raise CompositionError(f"no term is left of `{name}`")
+    return list(terms.values())
+
+
+def _one_term(label: str, own: Term | None, changes: Mapping[str, Any]) -> Term:
+    """A term of the row with some parts changed, or a new one."""
+    for key in changes:
+        if key not in TERM_KEYS:
+            known = ", ".join(TERM_KEYS)
+            raise CompositionError(
+                f"terms.{label}: unknown key {key!r}{_nearest(key, TERM_KEYS)}; known: {known}"
+            )
+    hints = get_type_hints(Term)
+    options = {key: changes[key] for key in ("rows", "compared_with", "weight") if key in changes}
+    for key, value in options.items():
+        if not _fits(value, hints[key]):
+            raise CompositionError(f"terms.{label}.{key}: found {value!r}, needed {_spoken(hints[key])}")
+    if own is not None:
+        return dataclasses.replace(_changed(own, changes), **options)
+    if lacking := [axis for axis in NEEDED_AXES if axis not in changes]:
+        raise CompositionError(f"terms.{label} is new to this row, and lacks {', '.join(lacking)}")
+    if label in get_args(hints["rows"]):
+        options.setdefault("rows", label)
+    parts = {axis: _part_or_list(axis, changes[axis]) for axis in TERM_AXES if axis in changes}
+    shaping = _several("shaping", changes.get("shaping", []))
+    return Term(**parts, shaping=shaping, name=label, **options)
+
+
+def _changed(term: Term, spec: Mapping[str, Any]) -> Term:
+    """The term with the parts that `spec` names; shapings are added, and replace those of their kind."""
+    changes = {axis: _part_or_list(axis, spec[axis]) for axis in TERM_AXES if axis in spec}
+    added = _several("shaping", spec.get("shaping", []))
+    own = tuple(part for part in term.shaping if type(part) not in map(type, added))
+    return dataclasses.replace(term, **changes, shaping=(*own, *added))
+
+
 def _part_or_list(axis: str, word: object) -> Any:
-    """A term's part; several masks become one, corrections are always several."""
+    """A term's part; several masks or gates become one, corrections are always several."""
     if axis == "correction":
         return _several(axis, word)
-    if axis == "mask" and isinstance(word, list | tuple):
-        masks = _several(axis, word)
-        return masks[0] if len(masks) == 1 else _construct(axis, AllOf, {"masks": masks})
+    if axis in ("mask", "gate") and isinstance(word, list | tuple):
+        parts = _several(axis, word)
+        if len(parts) == 1:
+            return parts[0]
+        return AllOf(parts) if axis == "mask" else AllGates(parts)
     return _part(axis, word)
 
 
@@ -113,7 +177,7 @@ def _construct(where: str, kind: type[Any], options: object) -> Any:
         if key not in fields:
             known = ", ".join(fields) or "none"
             raise CompositionError(f"{where}: unknown option {key!r}{_nearest(key, fields)}; known: {known}")
-        if kind is not AllOf and not _fits(value, hints[key]):
+        if not _fits(value, hints[key]):
             raise CompositionError(f"{where}.{key}: found {value!r}, needed {_spoken(hints[key])}")
     try:
         return kind(**options)

@@ -15,7 +15,10 @@ from rlpost.estimator.segments import segment_sum, sequence_mean
 class Gate(Protocol):
     """Maps a whole batch, before any selection, to the weights of its sequences in one term."""
 
-    signals: ClassVar[frozenset[str]]
+    @property
+    def signals(self) -> frozenset[str]:
+        """The token signals it reads; options may decide."""
+        ...
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """`weight_S`, float64 [S]; a sequence of weight 0 is not in the term at all."""
@@ -102,3 +105,28 @@ class EntropyWeight:
     @property
     def formula(self) -> str:
         return f"{self.scale:g} exp({self.slope:g} mean_t H_t)"
+
+
+@dataclass(frozen=True)
+class AllGates:
+    """Several gates at once: a sequence's weight is the product of theirs."""
+
+    gates: tuple[Gate, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.gates) < 2:
+            raise ValueError(f"needs at least 2 gates, found {len(self.gates)}")
+
+    @property
+    def signals(self) -> frozenset[str]:
+        return frozenset().union(*(gate.signals for gate in self.gates))
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        weight_S = self.gates[0](batch)
+        for gate in self.gates[1:]:
+            weight_S = weight_S * gate(batch)
+        return weight_S
+
+    @property
+    def formula(self) -> str:
+        return "; times ".join(gate.formula for gate in self.gates)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from rlpost.estimator.actions import OneToken
 from rlpost.estimator.advantage import GAE
 from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.granularity import TurnRatio
@@ -25,6 +26,7 @@ from rlpost.estimator.prepared import Prepared, PreparedTerm
 from rlpost.estimator.regulariser import Entropy, Regulariser
 from rlpost.estimator.report import (
     batch_measures,
+    loss_measures,
     mismatch_measures,
     policy_measures,
     response_measures,
@@ -78,7 +80,15 @@ class Objective:
     @property
     def sequence_signals(self) -> frozenset[str]:
         """What the driver must say of each sequence beside its reward."""
-        return frozenset().union(*(term.advantage.sequence_signals for term in self.terms))
+        return frozenset().union(
+            *(selection.sequence_signals for selection in self.selection),
+            *(term.sequence_signals for term in self.terms),
+        )
+
+    @property
+    def actions(self) -> OneToken | None:
+        """What `loss` must be given a score of at each position; None where log pi_t is all that is read."""
+        return next((t.actions for t in self.terms if isinstance(t.actions, OneToken)), None)
 
     @property
     def value_heads(self) -> tuple[str, ...]:
@@ -165,7 +175,13 @@ class Objective:
             regulariser_N = self.terms[0].aggregation(kept, regulated_N, update_S)
         return Prepared(kept, tuple(terms), regulariser_N, update_S, left.index_S, reward_S, measures)
 
-    def loss(self, logprob_N: Tensor, prepared: Prepared, entropy_N: Tensor | None = None) -> LossOutput:
+    def loss(
+        self,
+        logprob_N: Tensor,
+        prepared: Prepared,
+        entropy_N: Tensor | None = None,
+        score_N: Tensor | None = None,
+    ) -> LossOutput:
         """The surrogate of the given sequences, already divided by the global denominators.
 
         Args:
@@ -173,6 +189,8 @@ class Objective:
             prepared: `prepare`'s result, or some rows of it.
             entropy_N: [N]; with gradient when `needs_entropy_gradient`, otherwise for the
                 report only.
+            score_N: [N], what `actions` make of each position, with gradient; read by their terms in the
+                place of `logprob_N`.
 
         Returns:
             a scalar to call backward on (a graph also when there is no token), and measures:
@@ -180,13 +198,15 @@ class Objective:
         """
         batch = prepared.batch
         logprob_N = trained(logprob_N, batch)
-        current_N = logprob_N.detach()
+        policy_N = logprob_N.detach()
         entropy_N = None if entropy_N is None else trained(entropy_N, batch)
         total = torch.zeros((), dtype=logprob_N.dtype, device=logprob_N.device)
         removed = None
         measures = Measures()
-        one_N = torch.exp(logprob_N - current_N)
         for term, fixed in zip(self.terms, prepared.terms, strict=True):
+            stream_N = _stream(term, logprob_N, score_N, batch)
+            current_N = stream_N.detach()
+            one_N = torch.exp(stream_N - current_N)
             at = term.evaluate(fixed, current_N, batch)
             weight_N = fixed.weight_N.to(logprob_N.dtype)
             slope_N = term.spread(weight_N * at.coefficient_N, at, current_N, batch)
@@ -198,7 +218,7 @@ class Objective:
                     removed = lost if removed is None else removed + lost
             value_N = term.value(at, current_N, batch).to(torch.float64)
             value = (fixed.weight_N * fixed.advantage_N * value_N).sum()
-            measures = measures + Measures(sums={"policy/loss": -value})
+            measures = measures + loss_measures(term, -value, weight_N, alone=len(self.terms) == 1)
             measures = measures + term_measures(term.denominator, at.decision, at.ratio_N, weight_N.bool())
         for regulariser in self.regularisers:
             weight_N = prepared.regulariser_N.to(logprob_N.dtype)
@@ -206,15 +226,14 @@ class Objective:
             total = total + value
             report = {"policy/loss": value.detach(), regulariser.metric: value.detach()}
             measures = measures + Measures(sums=report)
-        measures = (
-            measures + policy_measures(current_N, entropy_N, batch) + mismatch_measures(current_N, batch)
-        )
+        measures = measures + policy_measures(policy_N, entropy_N, batch) + mismatch_measures(policy_N, batch)
         return LossOutput(total, measures + Measures(sums={"policy/surrogate": total.detach()}), removed)
 
     def coefficients(self, logprob_N: Tensor, prepared: Prepared) -> Tensor:
         """The analytic d loss / d log pi [N] of the terms: -weight * m * A * pi/pi_den.
 
-        The gradient contract that every algorithm is tested against; regularisers are not in it.
+        The gradient contract that every algorithm is tested against; regularisers are not in it. For a
+        term with other actions than the tokens taken it is d loss / d score.
         """
         return self._slopes(logprob_N, prepared, removed=False)
 
@@ -236,12 +255,23 @@ class Objective:
         """The objective's parts, one a line, for people."""
         lines = [f"selection    {part.formula}" for part in self.selection or (KeepAll(),)]
         for number, term in enumerate(self.terms, start=1):
-            head = f"term {number} of {len(self.terms)} (weight {term.weight:g}, rows: {term.rows})"
+            name = f"`{term.label}`, " if term.name else ""
+            head = f"term {number} of {len(self.terms)} ({name}weight {term.weight:g}, rows: {term.rows})"
             lines += [head] if len(self.terms) > 1 else []
             lines += term.describe()
         lines += [f"regulariser  {regulariser.formula}" for regulariser in self.regularisers]
         lines += [] if self.transform is None else [f"transform    {self.transform.formula}"]
         turns = any(isinstance(term.granularity, TurnRatio) for term in self.terms)
         through = "the whole turn's log pi" if turns else "log pi_t only"
+        through = "the score" if self.actions is not None else through
         lines.append(f"loss_t = - m_t A_t exp(log pi_t - log pi_den,t), gradient through {through}")
         return "\n".join(lines)
+
+
+def _stream(term: Term, logprob_N: Tensor, score_N: Tensor | None, batch: TokenBatch) -> Tensor:
+    """What the term differentiates [N]: log pi, or the score of its actions."""
+    if term.actions.is_taken:
+        return logprob_N
+    if score_N is None:
+        raise ValueError(f"term {term.label!r} needs score_N, what its actions make of each position")
+    return trained(score_N, batch)

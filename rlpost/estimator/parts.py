@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rlpost.estimator.actions import OneToken, Taken
 from rlpost.estimator.advantage import (
     GAE,
     GDPO,
@@ -79,6 +80,7 @@ PARTS: dict[str, dict[str, type[Any]]] = {
         "smooth_normalised": SmoothNormalised,
         "preference": Preference,
     },
+    "actions": {"taken": Taken, "one_token": OneToken},
     "denominator": {
         "current": Current,
         "old": Old,

@@ -14,6 +14,7 @@ from rlpost.estimator.measures import Measures
 from rlpost.estimator.prepared import Prepared
 from rlpost.estimator.segments import Groups, masked, sequence_mean, sequence_sum, trained, trained_length
 from rlpost.estimator.selection import Narrowed
+from rlpost.estimator.term import Term
 
 
 def response_measures(batch: TokenBatch, advantages: Sequence[Tensor]) -> Measures:
@@ -93,6 +94,19 @@ def batch_measures(batch: TokenBatch, prepared: Prepared) -> Measures:
             "signal/nonzero_advantage_share": (_count(nonzero_N), trained),
             "signal/trained_token_share": (trained, _count(batch.mask_N)),
         },
+    )
+
+
+def loss_measures(term: Term, loss: Tensor, weight_N: Tensor, *, alone: bool) -> Measures:
+    """The paper's own value of a term's loss; in an objective of several terms also under its label."""
+    if alone:
+        return Measures(sums={"policy/loss": loss})
+    return Measures(
+        sums={
+            "policy/loss": loss,
+            f"policy/loss/{term.label}": loss,
+            f"policy/trained_tokens/{term.label}": _count(weight_N),
+        }
     )
 
 

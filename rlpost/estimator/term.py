@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rlpost.estimator.actions import Actions, Taken
 from rlpost.estimator.advantage import GAE, Advantage
 from rlpost.estimator.aggregation import Aggregation
 from rlpost.estimator.batch import TokenBatch, token_index
@@ -64,7 +65,14 @@ class Formed:
 
 @dataclass(frozen=True)
 class Term:
-    """One estimator: its parts, the rows it reads, and its weight in the objective."""
+    """One estimator: its parts, the rows it trains, and its weight in the objective.
+
+    Attributes:
+        rows: the sequences that the term trains.
+        compared_with: over which rows the advantage is formed: the term's own, or "all" of the batch, so
+            that a prompt's demonstration counts in the group of its rollouts (LUFFY, SRFT).
+        name: tells the terms of an objective apart; "" takes the name of its rows.
+    """
 
     advantage: Advantage
     denominator: Denominator
@@ -76,6 +84,19 @@ class Term:
     gate: Gate = Open()
     rows: Literal["all", "rollouts", "demonstrations"] = "rollouts"
     weight: float = 1.0
+    actions: Actions = Taken()
+    compared_with: Literal["own", "all"] = "own"
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """How metrics and configurations call the term."""
+        return self.name or self.rows
+
+    @property
+    def sequence_signals(self) -> frozenset[str]:
+        """What the driver must say of each sequence beside its reward."""
+        return self.advantage.sequence_signals | self.actions.sequence_signals
 
     @property
     def ratio_signals(self) -> frozenset[str]:
@@ -100,17 +121,26 @@ class Term:
     def advantages(self, batch: TokenBatch) -> Formed:
         """Shaped rewards, advantages and a critic's targets of the rows that this term reads.
 
-        0 on the other rows, which do not enter the group statistics.
+        0 on the other rows, which enter the group statistics only where the term is `compared_with` all.
         """
         rows_S = self.rows_S(batch)
+        if self.compared_with == "all":
+            formed = self._formed(batch)
+            own_N = batch.spread(rows_S)
+            learned = {head: masked(g_N, own_N) for head, g_N in formed.value_targets.items()}
+            return replace(formed, advantage_N=masked(formed.advantage_N, own_N), value_targets=learned)
         if not bool(rows_S.all()):
             index_S = rows_S.nonzero(as_tuple=True)[0]
             index_N, _ = token_index(batch.sequence_N, batch.S, index_S)
-            own = self.advantages(batch.rows(index_S))
+            own = self._formed(batch.rows(index_S))
             reward_S = batch.reward_S.to(torch.float64).index_copy(0, index_S, own.reward_S)
             zero_N = torch.zeros(batch.N, dtype=torch.float64, device=batch.mask_N.device)
             learned = {head: zero_N.index_copy(0, index_N, g_M) for head, g_M in own.value_targets.items()}
             return Formed(reward_S, zero_N.index_copy(0, index_N, own.advantage_N), own.measures, learned)
+        return self._formed(batch)
+
+    def _formed(self, batch: TokenBatch) -> Formed:
+        """The same over all rows of `batch`."""
         reward_S = batch.reward_S
         for shaping in self.shaping:
             reward_S = shaping.reward(reward_S, batch)
@@ -199,10 +229,13 @@ class Term:
     def describe(self) -> list[str]:
         """The parts, one a line."""
         gate = [] if isinstance(self.gate, Open) else [f"gate         {self.gate.formula}"]
+        pooled = ", over rollouts and demonstrations alike" if self.compared_with == "all" else ""
+        actions = [] if self.actions.is_taken else [f"actions      {self.actions.formula}"]
         return [
             *gate,
+            *actions,
             *(f"shaping      {shaping.formula}" for shaping in self.shaping),
-            f"advantage    {self.advantage.formula}",
+            f"advantage    {self.advantage.formula}{pooled}",
             f"denominator  {self.denominator.formula}",
             f"granularity  {self.granularity.formula}",
             f"mask         {self.mask.formula}",

@@ -390,6 +390,18 @@ _POLICY = (
         "near 0 on the first update of a step for group-relative methods; not a measure of progress",
     ),
     Metric(
+        "policy/loss/*",
+        "loss",
+        "`policy/loss` of one term of an objective that has several, by the term's name, its weight included",
+        "falls, where the term is a likelihood; else only comparable to itself",
+    ),
+    Metric(
+        "policy/trained_tokens/*",
+        "tokens",
+        "tokens with a weight in that term, over all updates of the step",
+        "0 only where the term had no rows in this step",
+    ),
+    Metric(
         "policy/surrogate",
         "loss",
         "Σ_t −weight_t m_t A_t exp(log π_θ,t − log π_den,t), regularisers included: what is differentiated",

@@ -20,6 +20,9 @@ from rlpost.learner.microbatch import shard
 from rlpost.learner.weight_export import Offer
 from rlpost.weights.bundle import WeightBundle
 
+ADDED = frozenset({"learner/trained_tokens", "learner/microbatches", "learner/oversized_sequences"})
+"""Metrics that add up over a step's updates."""
+
 
 class Learners:
     """Cuts batches over the ranks and puts their answers together again."""
@@ -117,7 +120,7 @@ def mean_over_updates(reports: Sequence[dict[str, float]]) -> dict[str, float]:
     result: dict[str, Any] = {}
     for name in names:
         values = [report[name] for report in reports if name in report]
-        if name in ("learner/trained_tokens", "learner/microbatches", "learner/oversized_sequences"):
+        if name in ADDED or name.startswith("policy/trained_tokens/"):
             result[name] = sum(values)
         elif name.endswith("_max"):
             result[name] = max(values)

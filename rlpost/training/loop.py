@@ -18,6 +18,7 @@ from rlpost.data import PromptSampler, PromptSet
 from rlpost.estimator import Objective, Prepared
 from rlpost.monitor import MetricsWriter, Progress
 from rlpost.training.coefficients import adapt, coefficient_metrics, objective_in_force
+from rlpost.training.draw_seeds import draw_seeds
 from rlpost.training.evaluating import Evaluator
 from rlpost.training.learners import Learners, mean_over_updates
 from rlpost.training.reprofiling import Reprofiler
@@ -52,7 +53,7 @@ def train_stage(run: Run, stage: StageConfig, prompts: PromptSet, source: Source
     run.progress.stage(stage.name, train.steps, state.stage_step)
     while state.stage_step < train.steps:
         start = time.perf_counter()
-        metrics = train_step(run.learners, state, stage, objective, source, sampler)
+        metrics = train_step(run.learners, state, stage, objective, source, sampler, run.config.seed)
         metrics |= data_metrics(prompts) | {"time/step_s": time.perf_counter() - start}
         if run.config.evaluation.every and state.stage_step % run.config.evaluation.every == 0:
             metrics |= run.evaluator.evaluate(state, stage)
@@ -87,12 +88,17 @@ def train_step(
     objective: Objective,
     source: Source,
     sampler: PromptSampler,
+    seed: int,
 ) -> dict[str, float]:
-    """One step: a batch, its signals, its updates. Advances `state`; returns the metrics."""
+    """One step: a batch, its signals, its updates. Advances `state`; returns the metrics.
+
+    Args:
+        seed: the run's.
+    """
     configured, objective = objective, objective_in_force(objective, state)
     data = source.collect(sampler, objective, state)
     collected = time.perf_counter()
-    prepared, data = prepare(learners, stage, objective, data, state)
+    prepared, data = prepare(learners, stage, objective, data, state, seed)
     signalled = time.perf_counter()
     critic = stage_critic(stage, objective)
     warming = critic is not None and state.stage_step < critic.warmup_steps
@@ -110,7 +116,7 @@ def train_step(
 
 
 def prepare(
-    learners: Learners, stage: StageConfig, objective: Objective, data: StepData, state: RunState
+    learners: Learners, stage: StageConfig, objective: Objective, data: StepData, state: RunState, seed: int
 ) -> tuple[Prepared, StepData]:
     """Compute exactly the signals that the objective reads, then fix advantages and weights."""
     on_policy = stage.train.updates_per_step == 1
@@ -120,6 +126,8 @@ def prepare(
         for name, values in known.items()
         if name in objective.sequence_signals
     }
+    if "draw_seed" in objective.sequence_signals:
+        asked["draw_seed"] = draw_seeds(seed, state.step + 1, data.batch.S)
     batch = replace(
         data.batch,
         on_policy=on_policy,

@@ -138,4 +138,4 @@ def replay_step(
     sampler = PromptSampler(prompts, stage.train.prompts_per_step, seed, stage.data.shuffle)
     if state.sampler is not None:
         sampler.load_state_dict(state.sampler)
-    return train_step(learners, state, stage, stage_objective(stage), source, sampler)
+    return train_step(learners, state, stage, stage_objective(stage), source, sampler, seed)

@@ -17,6 +17,7 @@ from rlpost.estimator import (
     PARTS,
     AllOf,
     Entropy,
+    actions,
     advantage,
     aggregation,
     correction,
@@ -32,6 +33,7 @@ from rlpost.estimator import (
 
 PROTOCOLS: dict[str, type] = {
     "advantage": advantage.Advantage,
+    "actions": actions.Actions,
     "denominator": denominator.Denominator,
     "granularity": granularity.Granularity,
     "mask": mask.Mask,

@@ -199,7 +199,7 @@ def test_a_row_has_targets_exactly_when_it_reads_a_critic(name: str) -> None:
 
 def test_two_terms_may_share_one_critic_but_not_teach_it_two_returns() -> None:
     term = ALGORITHMS["ppo"].objective.terms[0]
-    check_objective(Objective((term, replace(term, weight=0.5))))
-    other: Term = replace(term, advantage=GAE(lam=0.5))
+    check_objective(Objective((term, replace(term, weight=0.5, name="again"))))
+    other: Term = replace(term, advantage=GAE(lam=0.5), name="other")
     with pytest.raises(CompositionError, match="one critic two returns"):
         check_objective(Objective((term, other)))

@@ -207,7 +207,7 @@ def test_schedules_see_the_share_of_the_stages_steps_that_are_done(finished):
     trajectories = read_rollouts(RunDirectory(finished).rollouts(5))
     data = step_data(Gathered(1, trajectories, trajectories, [trajectories]), objective, {}, {}, 4)
     for step, progress in ((0, 0.0), (3, 0.5), (5, 5 / 6)):
-        _, prepared = prepare(None, stage, objective, data, RunState(stage_step=step))
+        _, prepared = prepare(None, stage, objective, data, RunState(stage_step=step), 0)
         assert prepared.batch.progress == progress
 
 
@@ -217,7 +217,7 @@ def test_statistics_are_of_the_shaped_reward(small_config, finished):
     objective = stage_objective(stage)
     trajectories = read_rollouts(RunDirectory(finished).rollouts(5))
     data = step_data(Gathered(4, trajectories, trajectories, [trajectories]), objective, {}, {}, 4)
-    prepared, data = prepare(None, stage, objective, data, RunState())
+    prepared, data = prepare(None, stage, objective, data, RunState(), 0)
     raw_S = data.batch.reward_S
     assert data.batch.sequence_signal("prompt_visits").tolist() == [0.0] * 16
     assert prepared.reward_S.tolist() != raw_S.tolist()

@@ -38,6 +38,7 @@ class D3S:
     scope: Scope = "batch"
     denominators: Renewal = "renewed"
     signals: ClassVar[frozenset[str]] = frozenset({"entropy"})
+    sequence_signals: ClassVar[frozenset[str]] = frozenset()
     before_advantages: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ class OverlongFilter:
 
     statistics: Statistics = "kept"
     signals: ClassVar[frozenset[str]] = frozenset()
+    sequence_signals: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def before_advantages(self) -> bool:

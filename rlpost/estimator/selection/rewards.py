@@ -51,6 +51,7 @@ class DropUniform:
     max_rounds: int = 8
     surplus: Literal["drop"] = "drop"
     signals: ClassVar[frozenset[str]] = frozenset()
+    sequence_signals: ClassVar[frozenset[str]] = frozenset()
     before_advantages: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ class Selection(Protocol):
     """Maps a batch to what is trained."""
 
     signals: ClassVar[frozenset[str]]
+    sequence_signals: ClassVar[frozenset[str]]
 
     @property
     def before_advantages(self) -> bool:
@@ -111,6 +112,7 @@ class KeepAll:
     """Every sequence; those without signal stay in the denominators."""
 
     signals: ClassVar[frozenset[str]] = frozenset()
+    sequence_signals: ClassVar[frozenset[str]] = frozenset()
     before_advantages: ClassVar[bool] = False
 
     def __call__(self, batch: TokenBatch, advantage_N: Tensor) -> Selected:

@@ -36,6 +36,7 @@ class TopTokens:
     end: float = 1.0
     denominators: Renewal = "renewed"
     signals: ClassVar[frozenset[str]] = frozenset({"entropy"})
+    sequence_signals: ClassVar[frozenset[str]] = frozenset()
     before_advantages: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ class MaxVariance:
     start: float = 0.25
     end: float = 1.0
     signals: ClassVar[frozenset[str]] = frozenset()
+    sequence_signals: ClassVar[frozenset[str]] = frozenset()
     before_advantages: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
