@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlpost.config.dependent import evaluation_environment, training_data
+from rlpost.config.held_out import evaluation_data
 from rlpost.config.schema import DataConfig, EnvironmentConfig, RunConfig
 from rlpost.data import PromptSet
 from rlpost.doctor.environments import open_one
@@ -20,7 +21,6 @@ from rlpost.errors import RlpostError
 from rlpost.models import load_tokenizer
 from rlpost.scoring import Scorer
 from rlpost.scoring.canary import Trial
-from rlpost.training.evaluating import evaluation_data
 from rlpost.training.stage_data import check_demonstrations, load_with_environment
 from rlpost.versions import OK
 

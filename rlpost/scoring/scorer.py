@@ -46,6 +46,8 @@ class Scorer:
 
     Args:
         environment: trajectories bring rewards of their environment, so that there need be no function.
+        unread: nothing reads rewards, as in supervised stages and in distillation, so that there need be no
+            function either; a trajectory that nothing judges is then scored 0.0, with no parts.
 
     Raises:
         RewardError: a function cannot be loaded, or two have the same name.
@@ -53,14 +55,19 @@ class Scorer:
     """
 
     def __init__(
-        self, rewards: Sequence[RewardConfig], scoring: ScoringConfig, *, environment: bool = False
+        self,
+        rewards: Sequence[RewardConfig],
+        scoring: ScoringConfig,
+        *,
+        environment: bool = False,
+        unread: bool = False,
     ) -> None:
-        if not rewards and not environment:
+        if not (rewards or environment or unread):
             raise RewardError(
                 "there is no reward function", where="rewards", remedy="name one, such as gsm8k"
             )
         self._weights = [r.weight for r in rewards]
-        self._max_failure_share = scoring.max_failure_share
+        self._max_failure_share, self._unread = scoring.max_failure_share, unread
         self._repeated, self._count_lock = 0, threading.Lock()
         self._executor = Executor(rewards, scoring)
         self.descriptions = self._executor.descriptions
@@ -152,7 +159,8 @@ class Scorer:
         for trajectory in trajectories:
             reward = failed_episode(trajectory)
             if reward is None:
-                reward = reward_of(trajectory, next(results) if self.descriptions else None)
+                unjudged = RewardResult(0.0) if self._unread and trajectory.episode is None else None
+                reward = reward_of(trajectory, next(results) if self.descriptions else unjudged)
             scored.append(replace(trajectory, reward=reward))
         return scored
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlpost.config.dependent import evaluation_environment
+from rlpost.config.held_out import run_rewards
 from rlpost.config.schema import DataConfig, EvaluationConfig, RunConfig, StageConfig
 from rlpost.data import PromptSet
 from rlpost.evaluation import EvaluationSettings, evaluate, evaluation_manifest
@@ -17,20 +18,6 @@ from rlpost.training.learners import Learners
 from rlpost.training.run_directory import RunDirectory
 from rlpost.training.state import RunState
 from rlpost.training.workers import Workers, WorkersSource
-
-
-def evaluation_data(config: RunConfig) -> DataConfig | None:
-    """Where the held-out problems are: as configured, or a synthetic task's own; None without any.
-
-    Whatever the prompts to train on may be, none of these may be broken.
-    """
-    last = config.stages[-1].data
-    chosen = config.evaluation.data
-    if chosen is None and last.task is not None:
-        chosen = last.model_copy(update={"split": "test", "max_broken_share": None})
-    if chosen is None or config.evaluation.problems is None:
-        return chosen
-    return chosen.model_copy(update={"limit": config.evaluation.problems})
 
 
 class Evaluator:
@@ -74,7 +61,7 @@ class Evaluator:
                 tokenizer=self.tokenizer,
                 data=self.data,
                 prompts=self.prompts,
-                rewards=[] if settings.environment is not None else self.config.stages[-1].rewards,
+                rewards=[] if settings.environment is not None else run_rewards(self.config),
                 scoring=self.config.scoring,
                 engine=stage.rollout.engine,
                 environment=environment,
@@ -116,8 +103,8 @@ def before_and_after(evaluations: Sequence[dict[str, Any]], config: RunConfig) -
     """
     if not evaluations:
         return {}
-    sources = [stage.source for stage in config.stages]
-    warmups = sources.index("rollouts") if "rollouts" in sources else 0
+    sampling = [stage.source != "demonstrations" for stage in config.stages]
+    warmups = sampling.index(True) if any(sampling) else 0
     step = sum(stage.train.steps for stage in config.stages[:warmups])
     before = next((e for e in evaluations if e["step"] == step), evaluations[0])
     return {"before": before, "after": evaluations[-1], "history": list(evaluations)}

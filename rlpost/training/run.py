@@ -14,7 +14,8 @@ import torch
 from rlpost.cluster import LEARNER, WORKER, Cluster, start_cluster
 from rlpost.config import dump_config
 from rlpost.config.dependent import evaluation_environment, probe_tolerance
-from rlpost.config.schema import RewardConfig, RunConfig, StageConfig
+from rlpost.config.held_out import evaluation_data, is_judged, run_rewards, sampling_stages
+from rlpost.config.schema import RunConfig, StageConfig
 from rlpost.data import PromptSet
 from rlpost.errors import ActorLostError
 from rlpost.learner import DeepSpeedLearner, TorchLearner
@@ -23,7 +24,7 @@ from rlpost.monitor import MetricsWriter, Progress, write_report
 from rlpost.rollout import RolloutWorker
 from rlpost.scoring import Scorer
 from rlpost.scoring.line import ScoringLine
-from rlpost.training.evaluating import Evaluator, before_and_after, evaluation_data
+from rlpost.training.evaluating import Evaluator, before_and_after
 from rlpost.training.learners import Learners
 from rlpost.training.loop import Run, train_stage
 from rlpost.training.recovery import Recovery, rewind
@@ -61,9 +62,14 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
         held_out = load_with_environment(held_out_data, environment, tokenizer, config.seed)
     with ExitStack() as stack:
         scorer = stack.enter_context(
-            Scorer(run_rewards(config), config.scoring, environment=has_environment(config))
+            Scorer(
+                run_rewards(config),
+                config.scoring,
+                environment=has_environment(config),
+                unread=all(stage.source == "demonstrations" for stage in config.stages),
+            )
         )
-        noted = list(remarks(data))
+        noted = [*remarks(data), *unjudged(config)]
         if config.scoring.canary:
             noted += scorer.canary(
                 data[sampling_stages(config)[0].name].prompts,
@@ -150,19 +156,20 @@ class Sampling:
         self.workers.abandon()
 
 
-def run_rewards(config: RunConfig) -> list[RewardConfig]:
-    """The reward functions of the run: the same in every stage that samples (a rule checks it)."""
-    return sampling_stages(config)[0].rewards
-
-
 def has_environment(config: RunConfig) -> bool:
     """Whether anything that is sampled may be rewarded by an environment."""
     return any(stage.environment is not None for stage in sampling_stages(config))
 
 
-def sampling_stages(config: RunConfig) -> list[StageConfig]:
-    """The stages that sample; for a purely supervised run, its last one, for evaluation."""
-    return [stage for stage in config.stages if stage.source == "rollouts"] or config.stages[-1:]
+def unjudged(config: RunConfig) -> list[str]:
+    """That a task's own held-out problems are not asked, where nothing would judge the answers."""
+    own = config.stages[-1].data.task
+    if own is None or config.evaluation.data is not None or is_judged(config):
+        return []
+    return [
+        f"nothing judges answers, so the held-out problems of {own!r} are not asked; "
+        "`rewards: NAME` would have them scored"
+    ]
 
 
 def learner_arguments(cluster: Cluster, config: RunConfig, directory: RunDirectory) -> list[dict[str, Any]]:

@@ -51,6 +51,16 @@ def test_without_reward_functions_an_episode_is_worth_what_its_turns_were_given(
         Scorer([], SCORING)
 
 
+def test_where_nothing_reads_rewards_a_single_turn_that_nothing_judges_is_scored_zero():
+    single = Trajectory("a", Prompt("p", "", (1,)), (said("a"),), "eos", 0)
+    with Scorer([], SCORING, unread=True) as scorer:
+        plain, episode = scorer.score([single, played("b")])
+    assert (plain.reward.score, plain.reward.outcome, plain.reward.parts) == (0.0, "scored", {})
+    assert episode.reward.score == 1.25
+    with Scorer([], SCORING, environment=True) as scorer, pytest.raises(ScoringError, match="neither"):
+        scorer.score([single])
+
+
 def test_reward_functions_read_what_the_model_said_and_are_not_asked_about_failures(tmp_path):
     path = tmp_path / "length.py"
     path.write_text(LENGTH)

@@ -1,0 +1,45 @@
+"""Held-out problems: the sets that a run asks, and what judges the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlpost.config.dependent import evaluation_environment
+from rlpost.config.schema import DataConfig, RewardConfig, RunConfig, StageConfig
+from rlpost.config.yaml_text import KeyPath
+
+
+def sampling_stages(config: RunConfig) -> list[StageConfig]:
+    """The stages that sample; for a purely supervised run, its last one, for evaluation."""
+    return [stage for stage in config.stages if stage.source != "demonstrations"] or config.stages[-1:]
+
+
+def run_rewards(config: RunConfig) -> list[RewardConfig]:
+    """The reward functions of the run: the same in every stage that samples (a rule checks it)."""
+    return sampling_stages(config)[0].rewards
+
+
+def is_judged(config: RunConfig) -> bool:
+    """Whether anything judges an answer to a held-out problem: reward functions, or an environment."""
+    return bool(run_rewards(config)) or evaluation_environment(config) is not None
+
+
+def configured_sets(config: RunConfig) -> Iterator[tuple[KeyPath, DataConfig]]:
+    """The sets that the configuration names, with the keys under which it does."""
+    if config.evaluation.data is not None:
+        yield ("evaluation", "data"), config.evaluation.data
+
+
+def evaluation_data(config: RunConfig) -> DataConfig | None:
+    """Where the held-out problems are: as configured, or a synthetic task's own; None without any.
+
+    Whatever the prompts to train on may be, none of these may be broken. A task's own are asked only where
+    something judges the answers.
+    """
+    last = config.stages[-1].data
+    chosen = config.evaluation.data
+    if chosen is None and last.task is not None and is_judged(config):
+        chosen = last.model_copy(update={"split": "test", "max_broken_share": None})
+    if chosen is None or config.evaluation.problems is None:
+        return chosen
+    return chosen.model_copy(update={"limit": config.evaluation.problems})
