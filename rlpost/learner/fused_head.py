@@ -1,28 +1,11 @@
-"""Log-probabilities and entropy of tokens, straight from hidden states.
-
-The logits [N, V] of 4,096 tokens and a vocabulary of 152k take 2.3 GiB in float32, and a
-straightforward head keeps several copies of them. Here the vocabulary is walked in blocks of columns, in
-the forward pass with a running log-sum-exp (Milakov & Gimelshein 2018, "Online normalizer calculation for
-softmax") and again in the backward pass, so that only one block of logits exists at any time. Blocks of
-columns, rather than of tokens, mean that the weight is read once and each row of its gradient is
-written once, which also spares a float32 accumulator for weights of lower precision.
-"""
+"""Log-probabilities and entropy of tokens, straight from hidden states, a block of logits at a time."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-CPU_BLOCK_BYTES = 16 * 2**20
-"""One block of logits on a CPU; it should stay in the last-level cache between the passes over it."""
-
-ACCELERATOR_BLOCK_BYTES = 128 * 2**20
-"""One block of logits on an accelerator; smaller ones would leave it waiting for kernel launches."""
-
-MIN_BLOCK_COLUMNS = 128
-"""Narrower blocks would starve the matrix multiplication; 64 MiB hold 131,072 tokens at this width."""
+from rlpost.learner.logit_blocks import HeadSettings, LogitBlocks, locate, logit_gradient, summarise
 
 
 def head_logprobs(
@@ -53,184 +36,43 @@ def head_logprobs(
     Returns:
         (logprob_N, entropy_N) in float32, or float64 where `hidden_ND` is float64.
     """
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, found {temperature}")
-    if target_N.shape != hidden_ND.shape[:1] or weight_VD.shape[1:] != hidden_ND.shape[1:]:
-        raise ValueError(
-            f"shapes do not fit: hidden {tuple(hidden_ND.shape)}, weight {tuple(weight_VD.shape)}, "
-            f"target {tuple(target_N.shape)}"
-        )
-    if block_bytes is None:
-        block_bytes = CPU_BLOCK_BYTES if hidden_ND.device.type == "cpu" else ACCELERATOR_BLOCK_BYTES
-    settings = _Settings(temperature, softcap, with_entropy_grad, block_bytes)
+    settings = HeadSettings.of(
+        hidden_ND,
+        weight_VD,
+        target_N,
+        temperature=temperature,
+        softcap=softcap,
+        block_bytes=block_bytes,
+    )
     # Autocast would silently turn the float32 matrix multiplications inside into bfloat16 ones.
     with torch.autocast(hidden_ND.device.type, enabled=False):
-        logprob_N, entropy_N = _FusedHead.apply(hidden_ND, weight_VD, bias_V, target_N, settings)
+        logprob_N, entropy_N = _FusedHead.apply(
+            hidden_ND, weight_VD, bias_V, target_N, settings, with_entropy_grad
+        )
     return logprob_N, entropy_N
-
-
-@dataclass(frozen=True)
-class _Settings:
-    temperature: float
-    softcap: float | None
-    with_entropy_grad: bool
-    block_bytes: int
 
 
 class _FusedHead(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_ND, weight_VD, bias_V, target_N, settings):
-        blocks = _Blocks(hidden_ND, weight_VD, bias_V, settings)
-        max_N = hidden_ND.new_full(target_N.shape, torch.finfo(blocks.dtype).min, dtype=blocks.dtype)
-        # With e = exp(z - max): their sum, and the sum of e * (z - max), from which the entropy follows.
-        sum_N, weighted_N, target_logit_N = (torch.zeros_like(max_N) for _ in range(3))
-        for start, stop in blocks.spans:
-            z_NB = blocks.logits(start, stop)
-            inside_N, column_N = _locate(target_N, start, stop)
-            z_target_N = z_NB.gather(1, column_N[:, None])[:, 0]
-            target_logit_N = torch.where(inside_N, z_target_N, target_logit_N)
-            new_max_N = torch.maximum(max_N, z_NB.amax(dim=1))
-            change_N = max_N - new_max_N
-            z_NB.sub_(new_max_N[:, None])
-            e_NB = torch.exp(z_NB, out=blocks.scratch(z_NB))
-            shrink_N = change_N.exp()
-            weighted_N = shrink_N * (weighted_N + sum_N * change_N) + torch.linalg.vecdot(e_NB, z_NB)
-            sum_N = shrink_N * sum_N + e_NB.sum(dim=1)
-            max_N = new_max_N
-        log_sum_N = sum_N.log()
-        logsumexp_N = max_N + log_sum_N
-        entropy_N = log_sum_N - weighted_N / sum_N
-        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, target_N, logsumexp_N, entropy_N)
-        ctx.settings = settings
-        if not settings.with_entropy_grad:
-            ctx.mark_non_differentiable(entropy_N)
-        return target_logit_N - logsumexp_N, entropy_N
+    def forward(ctx, hidden_ND, weight_VD, bias_V, target_N, settings, with_entropy_grad):
+        found = summarise(LogitBlocks(hidden_ND, weight_VD, bias_V, settings), target_N)
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, target_N, found.logsumexp_N, found.entropy_N)
+        ctx.settings, ctx.with_entropy_grad = settings, with_entropy_grad
+        if not with_entropy_grad:
+            ctx.mark_non_differentiable(found.entropy_N)
+        return found.logprob_N, found.entropy_N
 
     @staticmethod
     def backward(ctx, grad_logprob_N, grad_entropy_N):
         hidden_ND, weight_VD, bias_V, target_N, logsumexp_N, entropy_N = ctx.saved_tensors
-        settings = ctx.settings
-        blocks = _Blocks(hidden_ND, weight_VD, bias_V, settings)
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        grad_hidden_ND = torch.zeros_like(hidden_ND, dtype=blocks.dtype) if wants_hidden else None
-        grad_weight_VD = torch.empty_like(weight_VD) if wants_weight else None
-        grad_bias_V = torch.empty_like(bias_V) if wants_bias else None
         # Gradients with respect to the logits before the temperature divides them.
-        grad_logprob_N = grad_logprob_N / settings.temperature
-        grad_entropy_N = grad_entropy_N / settings.temperature if settings.with_entropy_grad else None
-        for start, stop in blocks.spans:
-            z_NB = blocks.logits(start, stop)
-            slope_NB = blocks.softcap_slope(z_NB)
-            g_NB = _logit_gradient(z_NB, logsumexp_N, grad_logprob_N, grad_entropy_N, entropy_N, settings)
-            inside_N, column_N = _locate(target_N, start, stop)
-            g_NB.scatter_add_(1, column_N[:, None], (grad_logprob_N * inside_N)[:, None])
-            if slope_NB is not None:
-                g_NB.mul_(slope_NB)
-            if grad_bias_V is not None:
-                grad_bias_V[start:stop] = g_NB.sum(dim=0)
-            operand_NB = g_NB.to(blocks.operand_dtype)
-            if grad_hidden_ND is not None:
-                blocks.add_product(grad_hidden_ND, operand_NB, blocks.weight(start, stop))
-            if grad_weight_VD is not None:
-                blocks.multiply(operand_NB.T, blocks.hidden_ND, out=grad_weight_VD[start:stop])
-        if grad_hidden_ND is not None:
-            grad_hidden_ND = grad_hidden_ND.to(hidden_ND.dtype)
-        return grad_hidden_ND, grad_weight_VD, grad_bias_V, None, None
+        grad_logprob_N = grad_logprob_N / ctx.settings.temperature
+        grad_entropy_N = grad_entropy_N / ctx.settings.temperature if ctx.with_entropy_grad else None
 
+        def gradient(z_NB: Tensor, start: int, stop: int) -> Tensor:
+            g_NB = logit_gradient(z_NB, logsumexp_N, grad_logprob_N, grad_entropy_N, entropy_N)
+            inside_N, column_N = locate(target_N, start, stop)
+            return g_NB.scatter_add_(1, column_N[:, None], (grad_logprob_N * inside_N)[:, None])
 
-class _Blocks:
-    """The logits of a block of columns, divided by the temperature, and what they are made of."""
-
-    def __init__(
-        self, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, settings: _Settings
-    ) -> None:
-        self.dtype = torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32
-        self.operand_dtype = hidden_ND.dtype if hidden_ND.is_cuda else self.dtype
-        self.hidden_ND = hidden_ND.to(self.operand_dtype)
-        self._weight_VD, self._bias_V, self._settings = weight_VD, bias_V, settings
-        columns, itemsize = weight_VD.shape[0], torch.finfo(self.dtype).bits // 8
-        width = settings.block_bytes // (itemsize * max(1, hidden_ND.shape[0]))
-        width = min(columns, max(MIN_BLOCK_COLUMNS, width))
-        self.spans = [(start, min(start + width, columns)) for start in range(0, columns, width)]
-        # One block's memory serves all: to fetch fresh pages for each would cost a CPU more than a pass.
-        self._block, self._scratch = None, None
-
-    def weight(self, start: int, stop: int) -> Tensor:
-        return self._weight_VD[start:stop].to(self.operand_dtype)
-
-    def logits(self, start: int, stop: int) -> Tensor:
-        if self._block is None:
-            self._block = self._new_block()
-        z_NB = self._view(self._block, stop - start)
-        self.multiply(self.hidden_ND, self.weight(start, stop).T, out=z_NB)
-        if self._bias_V is not None:
-            z_NB.add_(self._bias_V[start:stop])
-        if self._settings.softcap is not None:
-            z_NB.div_(self._settings.softcap).tanh_().mul_(self._settings.softcap)
-        if self._settings.temperature != 1.0:
-            z_NB.div_(self._settings.temperature)
-        return z_NB
-
-    def softcap_slope(self, z_NB: Tensor) -> Tensor | None:
-        """Derivative of the soft cap at the logits `z_NB`: 1 - tanh^2."""
-        if self._settings.softcap is None:
-            return None
-        tanh_NB = z_NB * (self._settings.temperature / self._settings.softcap)
-        return tanh_NB.square_().neg_().add_(1.0)
-
-    def scratch(self, z_NB: Tensor) -> Tensor:
-        """A second block of the shape of `z_NB`; what it held before is lost."""
-        if self._scratch is None:
-            self._scratch = self._new_block()
-        return self._view(self._scratch, z_NB.shape[1])
-
-    def _new_block(self) -> Tensor:
-        width = self.spans[0][1] - self.spans[0][0]
-        return torch.empty(self.hidden_ND.shape[0] * width, dtype=self.dtype, device=self.hidden_ND.device)
-
-    def _view(self, block: Tensor, width: int) -> Tensor:
-        tokens = self.hidden_ND.shape[0]
-        return block[: tokens * width].view(tokens, width)
-
-    def multiply(self, a: Tensor, b: Tensor, out: Tensor) -> None:
-        """`out = a @ b`, summed in `dtype` whatever the operands' precision."""
-        if a.dtype == self.dtype == out.dtype:
-            torch.mm(a, b, out=out)
-        else:
-            out.copy_(self._product(a, b))
-
-    def add_product(self, total: Tensor, a: Tensor, b: Tensor) -> None:
-        """`total += a @ b`, likewise; `total` is in `dtype`."""
-        if a.dtype == self.dtype:
-            total.addmm_(a, b)
-        else:
-            total.add_(self._product(a, b))
-
-    def _product(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.mm(a, b) if a.dtype == self.dtype else torch.mm(a, b, out_dtype=self.dtype)
-
-
-def _locate(target_N: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    """Which targets lie in the block, and their column in it (any column where they do not)."""
-    inside_N = (target_N >= start) & (target_N < stop)
-    return inside_N, (target_N - start).clamp(0, stop - start - 1)
-
-
-def _logit_gradient(
-    z_NB: Tensor,
-    logsumexp_N: Tensor,
-    grad_logprob_N: Tensor,
-    grad_entropy_N: Tensor | None,
-    entropy_N: Tensor,
-    settings: _Settings,
-) -> Tensor:
-    """Gradient with respect to the scaled logits, but for the target's own +1; overwrites `z_NB`.
-
-    d logprob / d z_v = [v = target] - p_v   and   d entropy / d z_v = -p_v (log p_v + entropy).
-    """
-    logp_NB = z_NB.sub_(logsumexp_N[:, None])
-    if not settings.with_entropy_grad:
-        return logp_NB.exp_().mul_(-grad_logprob_N[:, None])
-    p_NB = logp_NB.exp()
-    logp_NB.add_(entropy_N[:, None]).mul_(grad_entropy_N[:, None]).add_(grad_logprob_N[:, None])
-    return p_NB.mul_(logp_NB).neg_()
+        blocks = LogitBlocks(hidden_ND, weight_VD, bias_V, ctx.settings)
+        return (*blocks.pull_back(gradient, ctx.needs_input_grad[:3]), None, None, None)
