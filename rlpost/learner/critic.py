@@ -1,4 +1,4 @@
-"""Critic: the value network of a learner rank, its loss, its steps, but for where its tensors live."""
+"""Critic: the value network of a learner rank, its passes and steps, but for where its tensors live."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch import Tensor
 from rlpost.config.schema import CriticConfig, TrainConfig
 from rlpost.data.collate import ModelInputs
 from rlpost.errors import CheckpointError
-from rlpost.estimator import Measures, Prepared, clipped_value_loss
-from rlpost.learner.critic_report import value_measures
+from rlpost.estimator import Measures, Prepared
 from rlpost.learner.critic_state import OPTIMIZER, WEIGHTS, save_critic, saved_critic
+from rlpost.learner.head_loss import HeadLoss, head_loss
 from rlpost.learner.learner_state import read_tensors, saved_tensors
 from rlpost.learner.local_update import on_cpu
 from rlpost.learner.microbatch import BLANK, cut
@@ -29,7 +29,8 @@ class CriticPlan:
     """What a stage's critic is to be.
 
     Attributes:
-        heads: the signals it gives, one for each horizon; the last is the actor's.
+        heads: the signals it gives: values, one for each horizon, of which the last is the actor's; or
+            "outcome", a token reward model's logit.
     """
 
     settings: CriticConfig
@@ -39,6 +40,11 @@ class CriticPlan:
     def kind(self) -> dict[str, Any]:
         """What must be equal for the weights of one critic to fit another; JSON values."""
         return {"shared": self.settings.shared, "init": self.settings.init, "heads": list(self.heads)}
+
+    @property
+    def loss(self) -> HeadLoss:
+        """What the heads learn."""
+        return head_loss(self.heads, self.settings.value_clip)
 
     def as_json(self) -> dict[str, Any]:
         """For a saved batch; `from_json` is the inverse."""
@@ -64,11 +70,11 @@ class CriticPlan:
 
 
 class Critic(ABC):
-    """V_t, the value of the state before token t, and its regression on the returns (`value_targets`).
+    """V_t, what the heads make of the state before token t, and how they learn their `value_targets`.
 
-    The loss is a mean over the heads and over all tokens that the policy sampled in the update, on all
-    ranks, so it depends neither on micro-batches nor on the number of ranks. A backend says where weights,
-    gradients and optimizer state live. All methods are called by all ranks.
+    The loss is a mean over the whole update, on all ranks, so it depends neither on micro-batches nor on
+    the number of ranks. A backend says where weights, gradients and optimizer state live. All methods are
+    called by all ranks.
     """
 
     def __init__(self, plan: CriticPlan, train: TrainConfig, ranks: Ranks, device: torch.device) -> None:
@@ -104,8 +110,8 @@ class Critic(ABC):
             sums that add up over ranks, for `critic_report`.
         """
         self._start_gradient(alone)
-        counts = self._ranks.gather({"tokens": int(prepared.batch.sampled_N.sum())})
-        tokens = sum(count["tokens"] for count in counts)
+        counts = self._ranks.gather({"units": self.plan.loss.units(prepared.batch)})
+        units = sum(count["units"] for count in counts)
         bins = self._cut(inputs)
         passes = self._passes(len(bins))
         measures = Measures()
@@ -116,14 +122,14 @@ class Critic(ABC):
                 continue
             rows = bins[number]
             part = prepared.rows(torch.tensor(rows, dtype=torch.int64)).to(self._device)
-            loss, measured = self._loss(self._values(inputs.rows(rows)), part, tokens)
+            loss, measured = self._loss(self._values(inputs.rows(rows)), part, units)
             self._backward(loss, last)
             measures = measures + on_cpu(measured)
         return measures
 
     def fault(self, measures: Measures) -> str | None:
         """What is not finite on this rank after `accumulate`, in words; None when all is well."""
-        loss = float(measures.sums.get("critic/loss", 0.0))
+        loss = float(measures.sums.get(self.plan.loss.metric, 0.0))
         return None if torch.tensor(loss).isfinite() else f"the critic's loss is {loss}"
 
     def step(self, norm: Tensor) -> dict[str, float]:
@@ -228,28 +234,17 @@ class Critic(ABC):
     def _cut(self, inputs: ModelInputs) -> list[list[int]]:
         return cut(inputs.lengths, self._train.tokens_per_microbatch, self._train.layout)
 
-    def _loss(self, value_NK: Tensor, part: Prepared, tokens: int) -> tuple[Tensor, Measures]:
+    def _loss(self, value_NK: Tensor, part: Prepared, units: int) -> tuple[Tensor, Measures]:
         """This part's share of the loss, and what it measures.
 
         Args:
-            tokens: sampled by the policy in the whole update, on all ranks.
+            units: what the loss is a mean over, in the whole update, on all ranks.
         """
-        index_M = part.batch.sampled_N.nonzero(as_tuple=True)[0]
-        heads = self.plan.heads
-
-        def columns(of: Mapping[str, Tensor]) -> Tensor:
-            taken = [of[head].index_select(0, index_M) for head in heads]
-            return torch.stack(taken, dim=1).to(value_NK.dtype)
-
-        value_MK = value_NK.index_select(0, index_M)
-        if not tokens or not len(index_M):
-            # A pass without tokens keeps its graph, because a backend may wait for its gradient.
+        loss = self.plan.loss
+        if not units or not loss.units(part.batch):
+            # A pass without units keeps its graph, because a backend may wait for its gradient.
             return value_NK.sum() * 0.0, Measures()
-        old_MK, return_MK = columns(part.batch.signals), columns(part.value_targets)
-        loss_MK = clipped_value_loss(value_MK, old_MK, return_MK, self.plan.settings.value_clip)
-        loss = loss_MK.sum() / (tokens * len(heads))
-        measures = value_measures(value_MK.detach(), old_MK, return_MK, self.plan.settings.value_clip)
-        return loss, Measures(sums={"critic/loss": loss.detach()}) + measures
+        return loss(value_NK, part, units)
 
 
 def load_critic(critic: Critic | None, directory: Path) -> None:
