@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rlpost.config.schema import DataConfig, EnvironmentConfig, RunConfig, StageConfig
 
 PROBE_TOLERANCES = {"float32": 1e-3, "bfloat16": 0.5}
@@ -24,6 +27,24 @@ def training_data(data: DataConfig) -> DataConfig:
     if data.max_broken_share is not None:
         return data
     return data.model_copy(update={"max_broken_share": BROKEN_SHARE})
+
+
+def prompts_of_file(data: DataConfig, path: str, columns: Mapping[str, Any]) -> DataConfig:
+    """A file of our own making as a stage's prompts: with the stage's template and limits.
+
+    Args:
+        data: the stage's.
+        columns: the keys of `data` under which the file is read.
+    """
+    elsewhere = {"dataset": None, "revision": None, "subset": None, "task": None, "task_options": {}}
+    ours = {"path": path, "limit": None, "demonstration_column": None, **columns}
+    return data.model_copy(update={**elsewhere, **ours})
+
+
+def stage_that_samples(config: RunConfig, name: str | None) -> StageConfig | None:
+    """The stage of that name, or without one the only one, that samples; None where it is not clear which."""
+    found = [s for s in config.stages if s.source != "demonstrations" and name in (None, s.name)]
+    return found[0] if len(found) == 1 else None
 
 
 def sampled_tokens(stage: StageConfig) -> int:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from rlpost.config.dependent import stage_that_samples
 from rlpost.config.problems import Problem
 from rlpost.config.schema import RunConfig, StageConfig
 
 
 def pivot_stage(config: RunConfig) -> StageConfig | None:
     """The stage that `pivots` is for; None where it is not clear which."""
-    wanted = None if config.pivots is None else config.pivots.stage
-    found = [stage for stage in config.stages if stage.source == "rollouts" and wanted in (None, stage.name)]
-    return found[0] if len(found) == 1 else None
+    return stage_that_samples(config, None if config.pivots is None else config.pivots.stage)
 
 
 def pivots_are_for_a_stage(config: RunConfig) -> Iterator[Problem]:
@@ -21,7 +20,7 @@ def pivots_are_for_a_stage(config: RunConfig) -> Iterator[Problem]:
     if config.pivots is None:
         return
     stage = pivot_stage(config)
-    sampling = ", ".join(f"`{s.name}`" for s in config.stages if s.source == "rollouts") or "none"
+    sampling = ", ".join(f"`{s.name}`" for s in config.stages if s.source != "demonstrations") or "none"
     if stage is None:
         what = "it is not clear which stage pivots are for"
         if config.pivots.stage is not None:

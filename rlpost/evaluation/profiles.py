@@ -32,7 +32,7 @@ class Profile:
     Attributes:
         id: the prompt's.
         rewards: of each response; None where scoring failed.
-        texts: the responses.
+        texts: the responses, or the first few of them.
         cut: responses that hit the token limit.
         tokens: of all responses together.
     """
@@ -95,6 +95,8 @@ def profile_prompts(
     sampling: SamplingSettings,
     seed: int,
     path: Path | None = None,
+    first: int = 0,
+    kept_texts: int | None = None,
     report: Callable[[ProfileProgress], None] = lambda _: None,
 ) -> list[Profile]:
     """Sample and score responses to every prompt; one profile each, in their order.
@@ -104,6 +106,8 @@ def profile_prompts(
         samples: responses to each prompt.
         seed: with the prompt's id and the sample's index, decides each response.
         path: a JSONL file that profiles are appended to as they come; those in it are not made again.
+        first: the index of the first sample: those before it were drawn by another call.
+        kept_texts: responses kept of each profile; None keeps all.
         report: is told how far it is, at the start and about every second.
 
     Raises:
@@ -113,13 +117,13 @@ def profile_prompts(
     progress = ProfileProgress(len(prompts), len(done), len(done))
     report(progress)
     problems = [
-        Problem(index, prompt, [sample_seed(seed, prompt.id, k) for k in range(samples)])
+        Problem(index, prompt, [sample_seed(seed, prompt.id, k) for k in range(first, first + samples)])
         for index, prompt in enumerate(prompts)
         if prompt.id not in done
     ]
     stream = ProblemStream(source, scorer, sampling, None, _accept)
     for groups in stream.run(problems):
-        fresh = [_profile(group) for group in groups]
+        fresh = [_profile(group, kept_texts) for group in groups]
         if path is not None:
             _append(path, fresh)
         done |= {profile.id: profile for profile in fresh}
@@ -133,11 +137,11 @@ def _accept(sample: Sample) -> None:
     """Every response counts, whatever version of the weights it comes from: the source answers for that."""
 
 
-def _profile(group: Group) -> Profile:
+def _profile(group: Group, kept_texts: int | None) -> Profile:
     return Profile(
         id=group[0].prompt_id,
         rewards=tuple(generation.reward.score for generation in group),
-        texts=tuple(generation.text for generation in group),
+        texts=tuple(generation.text for generation in group[:kept_texts]),
         cut=sum(generation.finish_reason == "length" for generation in group),
         tokens=sum(generation.tokens or 0 for generation in group),
     )

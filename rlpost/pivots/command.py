@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlpost.benchmarking.workers import VERSION, start_workers
+from rlpost.benchmarking.profiling import refuse_failures, sampling_record, start_profiler
 from rlpost.config.dependent import training_data
 from rlpost.config.pivot_rules import pivot_stage
 from rlpost.config.schema import DataConfig, PivotsConfig, RunConfig, StageConfig
 from rlpost.data import PromptSet, load_prompts
-from rlpost.errors import DataError, ScoringError, UserError
-from rlpost.evaluation import evaluation_manifest
+from rlpost.errors import DataError, UserError
 from rlpost.evaluation.generations import write_text
-from rlpost.evaluation.manifest import claim
-from rlpost.evaluation.profiles import Profile, ProfileProgress, profile_prompts
+from rlpost.evaluation.profiles import Profile
 from rlpost.models import load_tokenizer
 from rlpost.pivots.cut import Cut, cut
 from rlpost.pivots.dataset import COLUMNS, data_of, write_candidates, write_turns
@@ -28,16 +25,13 @@ from rlpost.pivots.page import pivots_page
 from rlpost.pivots.selection import Selection, select
 from rlpost.pivots.tables import as_json, left_out, percent, source_table
 from rlpost.pivots.trajectories import read_dialogues
-from rlpost.scoring import Scorer
 from rlpost.training.reprofiling import CANDIDATES, VALIDATION, action_sampling
-from rlpost.training.stopping import raise_if_asked
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 PROFILES, TRAIN, RANDOM = "profiles.jsonl", "train.jsonl", "random.jsonl"
-SUMMARY, REPORT, LOGS = "pivots.json", "report.html", "logs"
-LINE_EVERY_S = 10.0
+SUMMARY, REPORT = "pivots.json", "report.html"
 
 
 def make_pivots(config: RunConfig, output: Path | None = None, console: Console | None = None) -> Path:
@@ -124,45 +118,23 @@ class _Work:
 
     def profile(self, prompts: PromptSet) -> list[Profile]:
         """The policy's responses to every candidate."""
-        config = self.config
-        with Scorer(self.stage.rewards, config.scoring) as scorer:
-            scorer.check_columns(prompts[0].columns)
-            if config.scoring.canary:
-                for remark in scorer.canary(
-                    prompts.prompts, max_failure_share=config.scoring.max_failure_share
-                ):
-                    self._say(remark)
-            with start_workers(
-                config.model,
-                self.stage.rollout,
-                config.cluster,
-                config.seed,
-                self.directory / LOGS,
-                self._say,
-            ) as workers:
-                self.checksum = workers.load()
-                manifest = evaluation_manifest(
-                    model=config.model,
-                    version=VERSION,
-                    tokenizer=self.tokenizer,
-                    data=self.data,
-                    prompts=prompts,
-                    rewards=self.stage.rewards,
-                    scoring=config.scoring,
-                    engine=f"{self.stage.rollout.engine} on {workers.device}",
-                    weights_checksum=self.checksum,
-                )
-                claim(self.directory, {**manifest, "sampling": self._sampled()})
-                return profile_prompts(
-                    prompts.prompts,
-                    workers,
-                    scorer,
-                    samples=self.settings.samples,
-                    sampling=action_sampling(self.settings, self.stage),
-                    seed=config.seed,
-                    path=self.directory / PROFILES,
-                    report=_Display(self._say),
-                )
+        sampling = action_sampling(self.settings, self.stage)
+        settings = {"sampling": sampling_record(sampling, self.settings.samples, self.config.seed)}
+        with start_profiler(
+            self.config,
+            self.stage,
+            self.data,
+            prompts,
+            self.tokenizer,
+            self.directory,
+            settings,
+            self._say,
+        ) as profiler:
+            self.checksum = profiler.checksum
+            path = self.directory / PROFILES
+            return profiler.profile(
+                prompts.prompts, sampling, path, samples=self.settings.samples, what="turns"
+            )
 
     def finish(self, prompts: PromptSet, profiles: Sequence[Profile]) -> None:
         """Everything that is written and said at the end."""
@@ -195,15 +167,7 @@ class _Work:
 
     def _refuse(self, profiles: Sequence[Profile], selection: Selection) -> None:
         rewards = [reward for profile in profiles for reward in profile.rewards]
-        failed = sum(reward is None for reward in rewards)
-        if failed > self.config.scoring.max_failure_share * len(rewards):
-            raise ScoringError(
-                "too many responses failed to score",
-                where=self.directory / PROFILES,
-                found=f"{failed:,} of {len(rewards):,}",
-                needed=f"at most {self.config.scoring.max_failure_share:.0%} (scoring.max_failure_share)",
-                remedy="mend the verifier, remove the file, and give the same command again",
-            )
+        refuse_failures(rewards, self.config.scoring.max_failure_share, self.directory / PROFILES)
         if not selection.total.pivots:
             fates = ", ".join(f"{count} {fate}" for fate, count in selection.total.fates.items())
             raise DataError(
@@ -216,26 +180,14 @@ class _Work:
                 "has learnt these turns already, or pivots.threshold is too low",
             )
 
-    def _sampled(self) -> dict[str, Any]:
-        sampling = action_sampling(self.settings, self.stage)
-        return {
-            "samples": self.settings.samples,
-            "seed": self.config.seed,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "max_tokens": sampling.max_tokens,
-            "stop": list(sampling.stop),
-        }
-
     def _provenance(self) -> dict[str, Any]:
-        model = self.config.model
+        model, sampling = self.config.model, action_sampling(self.settings, self.stage)
         return {
             "policy": {"init": model.init, "revision": model.revision, "weights": self.checksum},
             "verifier": [reward.model_dump(mode="json") for reward in self.stage.rewards],
             "threshold": self.settings.threshold,
             "min_variance": self.settings.min_variance,
-            **self._sampled(),
+            **sampling_record(sampling, self.settings.samples, self.config.seed),
             "trajectories": self.settings.trajectories,
         }
 
@@ -246,24 +198,3 @@ class _Work:
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-class _Display:
-    """A line about the progress at the start, at the end and every ten seconds between."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say, self._started = say, time.monotonic()
-        self._last = -LINE_EVERY_S
-
-    def __call__(self, progress: ProfileProgress) -> None:
-        raise_if_asked()
-        now = time.monotonic()
-        begun, ended = self._last < 0, progress.done == progress.prompts
-        if begun and progress.reused:
-            self._say(f"{progress.reused:,} turns were profiled before")
-        if not (begun or ended or now - self._last >= LINE_EVERY_S):
-            return
-        self._last = now
-        speed = progress.tokens / max(now - self._started, 1e-9)
-        rate = f", {speed:,.0f} tokens/s" if progress.tokens else ""
-        self._say(f"profiled {progress.done:,}/{progress.prompts:,} turns{rate}")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlpost.config.dependent import prompts_of_file
 from rlpost.config.schema import DataConfig
 from rlpost.errors import UserError
 from rlpost.evaluation.generations import write_text
@@ -24,9 +25,7 @@ COLUMNS: dict[str, Any] = {
 
 def data_of(stage: DataConfig, path: Path) -> DataConfig:
     """How a stage's prompts are read from such a file: its template and limits, our columns."""
-    elsewhere = {"dataset": None, "revision": None, "subset": None, "task": None, "task_options": {}}
-    ours = {"path": str(path), "limit": None, "demonstration_column": None, **COLUMNS}
-    return stage.model_copy(update={**elsewhere, **ours})
+    return prompts_of_file(stage, str(path), COLUMNS)
 
 
 def write_candidates(path: Path, candidates: Iterable[Candidate]) -> None:
