@@ -43,6 +43,7 @@ from rlpost.estimator.batch import TokenBatch, token_index
 from rlpost.estimator.checks import CompositionError
 from rlpost.estimator.compose import build_objective
 from rlpost.estimator.correction import Banded, RatioGate, SelfNormalised, Truncated
+from rlpost.estimator.credit import OutcomeCredit, SignedReward
 from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, ShapedUnit, Unit
 from rlpost.estimator.gate import AllGates, EntropyWeight, Open, PassRateGate
 from rlpost.estimator.granularity import ClippedGeometric, SequenceRatio, TokenRatio, TurnRatio
@@ -58,10 +59,26 @@ from rlpost.estimator.mask import (
 )
 from rlpost.estimator.measures import Measures
 from rlpost.estimator.objective import LossOutput, Objective
+from rlpost.estimator.outcome import (
+    best_of_n_divergence,
+    best_of_n_factors,
+    best_of_n_slopes,
+    credit_weights,
+    outcome_logits,
+    outcome_loss,
+)
 from rlpost.estimator.parts import PARTS
 from rlpost.estimator.prepared import Prepared, PreparedTerm
 from rlpost.estimator.regulariser import KL, Entropy
-from rlpost.estimator.selection import D3S, DropUniform, KeepAll, MaxVariance, OverlongFilter, TopTokens
+from rlpost.estimator.selection import (
+    D3S,
+    DropUniform,
+    KeepAll,
+    MaxVariance,
+    OneRightOneWrong,
+    OverlongFilter,
+    TopTokens,
+)
 from rlpost.estimator.shaping import (
     ACE,
     KLInReward,
@@ -116,8 +133,10 @@ __all__ = [
     "Objective",
     "OffPolicySequence",
     "Old",
+    "OneRightOneWrong",
     "OneToken",
     "Open",
+    "OutcomeCredit",
     "OverlongFilter",
     "PassAtK",
     "PassRateGate",
@@ -136,6 +155,7 @@ __all__ = [
     "SequenceSumOverConstant",
     "SequenceSumTokenMean",
     "ShapedUnit",
+    "SignedReward",
     "SmoothNormalised",
     "SoftGate",
     "SoftOverlong",
@@ -153,10 +173,16 @@ __all__ = [
     "TurnRatio",
     "Unit",
     "Untransformed",
+    "best_of_n_divergence",
+    "best_of_n_factors",
+    "best_of_n_slopes",
     "build_objective",
     "clipped_value_loss",
+    "credit_weights",
     "gae_returns",
     "merge_statistics",
+    "outcome_logits",
+    "outcome_loss",
     "preference_loss",
     "token_index",
 ]

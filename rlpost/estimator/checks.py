@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rlpost.estimator.advantage import GAE, GDPO, Constant, TokenReturn
 from rlpost.estimator.correction import SelfNormalised
+from rlpost.estimator.credit import OutcomeCredit
 from rlpost.estimator.denominator import Behaviour, ShapedUnit, Unit
 from rlpost.estimator.gate import PassRateGate
 from rlpost.estimator.granularity import ClippedGeometric
@@ -186,6 +187,18 @@ def _check_critic(objective: Objective) -> None:
         raise CompositionError(
             "two terms with advantage `gae` and different options or shapings would give one critic two "
             "returns to learn; make them the same"
+        )
+    credits = {part for t in objective.terms for part in t.shaping if isinstance(part, OutcomeCredit)}
+    read = {part.success for part in credits if part.heads}
+    if learned and read:
+        raise CompositionError(
+            "advantage `gae` has the critic learn returns, and shaping `outcome_credit` has it learn outcomes; "
+            "use one of the two"
+        )
+    if len(read) > 1:
+        raise CompositionError(
+            "two shapings `outcome_credit` with different `success` would give one token reward model two "
+            "outcomes to learn; make them the same"
         )
 
 

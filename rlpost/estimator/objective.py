@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from rlpost.estimator.actions import OneToken
-from rlpost.estimator.advantage import GAE
 from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.granularity import TurnRatio
 from rlpost.estimator.measures import Measures
@@ -93,7 +92,7 @@ class Objective:
     @property
     def value_heads(self) -> tuple[str, ...]:
         """The signals that a critic must give, in its heads' order: () without a critic."""
-        return next((term.advantage.heads for term in self.terms if isinstance(term.advantage, GAE)), ())
+        return next((term.value_heads for term in self.terms if term.value_heads), ())
 
     @property
     def needs_group(self) -> bool:

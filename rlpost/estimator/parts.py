@@ -36,6 +36,7 @@ from rlpost.estimator.aggregation import (
     TokenSum,
 )
 from rlpost.estimator.correction import Banded, RatioGate, SelfNormalised, Truncated
+from rlpost.estimator.credit import OutcomeCredit, SignedReward
 from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, ShapedUnit, Unit
 from rlpost.estimator.gate import EntropyWeight, Open, PassRateGate
 from rlpost.estimator.granularity import ClippedGeometric, SequenceRatio, TokenRatio, TurnRatio
@@ -48,7 +49,15 @@ from rlpost.estimator.mask import (
     SoftGate,
     TotalVariation,
 )
-from rlpost.estimator.selection import D3S, DropUniform, KeepAll, MaxVariance, OverlongFilter, TopTokens
+from rlpost.estimator.selection import (
+    D3S,
+    DropUniform,
+    KeepAll,
+    MaxVariance,
+    OneRightOneWrong,
+    OverlongFilter,
+    TopTokens,
+)
 from rlpost.estimator.shaping import (
     ACE,
     KLInReward,
@@ -126,6 +135,8 @@ PARTS: dict[str, dict[str, type[Any]]] = {
         "ace": ACE,
         "sequence_mean_advantage": SequenceMeanAdvantage,
         "turn_mean_advantage": TurnMeanAdvantage,
+        "signed_reward": SignedReward,
+        "outcome_credit": OutcomeCredit,
     },
     "selection": {
         "all": KeepAll,
@@ -134,6 +145,7 @@ PARTS: dict[str, dict[str, type[Any]]] = {
         "max_variance": MaxVariance,
         "top_tokens": TopTokens,
         "d3s": D3S,
+        "one_right_one_wrong": OneRightOneWrong,
     },
     "transform": {"none": Untransformed, "clipping_bias": ClippingBias},
 }

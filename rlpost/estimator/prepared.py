@@ -40,9 +40,9 @@ class Prepared:
         kept_S: int64 [S], each sequence's index in the batch that was given to `prepare`.
         reward_S: float64, the first term's shaped reward of every sequence of that batch.
         measures: statistics of the preparation, such as the share of informative groups.
-        value_targets: float64 [N] by the critic's head ("value", or "value/0", "value/1", ... with
-            several): the return that its value is to learn on each of the batch's sampled tokens; 0
-            elsewhere. Empty where no advantage reads a critic.
+        value_targets: float64 [N] by the critic's head: for "value", or "value/0", "value/1", ... with
+            several, the return that it is to learn on each of the batch's sampled tokens; for "outcome" 1 on
+            those of right responses; 0 elsewhere. Empty where nothing reads a critic.
     """
 
     batch: TokenBatch

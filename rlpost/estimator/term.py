@@ -14,6 +14,7 @@ from rlpost.estimator.advantage import GAE, Advantage
 from rlpost.estimator.aggregation import Aggregation
 from rlpost.estimator.batch import TokenBatch, token_index
 from rlpost.estimator.correction import Correction, correction_measures, mismatch_log_weight
+from rlpost.estimator.credit import OutcomeCredit
 from rlpost.estimator.denominator import Denominator
 from rlpost.estimator.gate import Gate, Open
 from rlpost.estimator.granularity import Granularity, TokenRatio
@@ -54,7 +55,7 @@ class Formed:
         reward_S: the rewards as the shapings left them.
         advantage_N: as the shapings left them.
         measures: the shapings'.
-        value_targets: the return [N] that each head of a critic learns; empty without a critic.
+        value_targets: the return or outcome [N] that each head of a critic learns; empty without a critic.
     """
 
     reward_S: Tensor
@@ -97,6 +98,13 @@ class Term:
     def sequence_signals(self) -> frozenset[str]:
         """What the driver must say of each sequence beside its reward."""
         return self.advantage.sequence_signals | self.actions.sequence_signals
+
+    @property
+    def value_heads(self) -> tuple[str, ...]:
+        """The signals that a critic must give, in its heads' order: () without a critic."""
+        if isinstance(self.advantage, GAE):
+            return self.advantage.heads
+        return next((part.heads for part in self.shaping if isinstance(part, OutcomeCredit)), ())
 
     @property
     def ratio_signals(self) -> frozenset[str]:
@@ -153,6 +161,8 @@ class Term:
             advantage_N = self.advantage(shaped)
         measures = Measures()
         for shaping in self.shaping:
+            if isinstance(shaping, OutcomeCredit):
+                targets |= shaping.targets(batch)
             measures = measures + shaping.measures(advantage_N, batch)
             advantage_N = shaping.advantage(advantage_N, batch)
         return Formed(reward_S, advantage_N.detach(), measures, targets)

@@ -82,7 +82,7 @@ def random_batch(seed: int, *, garbage: float = NAN) -> tuple[TokenBatch, Tensor
     prompts' demonstrations, an empty response, one without a trained token, turns, holes, and `garbage`
     wherever nothing is trained.
     """
-    rng, turn_rng = random.Random(seed), random.Random(1000 + seed)
+    rng, turn_rng, late_rng = (random.Random(k + seed) for k in (0, 1000, 2000))
     groups = [7] * 4 + [-3] * 3 + [7] + [20] * 2 + [5] + [100, 101]
     rewards = [rng.choice([0.0, 1.0, 0.3]) for _ in groups]
     rewards[0], rewards[1] = 0.0, 1.0
@@ -116,7 +116,9 @@ def random_batch(seed: int, *, garbage: float = NAN) -> tuple[TokenBatch, Tensor
         entropy=[rng.uniform(0.01, 3.0) if m else garbage for m in mask],
         value=[rng.uniform(-1.0, 2.0) if m else garbage for m in mask],
         token_reward=[rng.uniform(-0.2, 0.2) if m else garbage for m in mask],
-        sequence_signals=driver_knowledge(rng, groups, rewards),
+        outcome=[late_rng.uniform(-2.0, 2.0) if m else garbage for m in mask],
+        sequence_signals=driver_knowledge(rng, groups, rewards)
+        | {"draw_seed": [float(late_rng.getrandbits(53)) for _ in groups]},
     )
     logprob = [lp if m else garbage for lp, m in zip(current, mask, strict=True)]
     return batch, torch.tensor(logprob, dtype=torch.float64)

@@ -5,6 +5,7 @@ sees them before any shaping; advantages are never formed again after a selectio
 """
 
 from rlpost.estimator.selection.d3s import D3S
+from rlpost.estimator.selection.one_right_one_wrong import OneRightOneWrong
 from rlpost.estimator.selection.overlong import OverlongFilter
 from rlpost.estimator.selection.rewards import DropUniform, Refilling
 from rlpost.estimator.selection.selection import KeepAll, Narrowed, Selected, Selection
@@ -17,6 +18,7 @@ __all__ = [
     "KeepAll",
     "MaxVariance",
     "Narrowed",
+    "OneRightOneWrong",
     "OverlongFilter",
     "Refilling",
     "Selected",
