@@ -10,6 +10,7 @@ from rlpost.config.dependent import evaluation_environment, known_positions, res
 from rlpost.config.explain_critic import critic_plan
 from rlpost.config.explain_environment import environment
 from rlpost.config.explain_runtime import runtime, schedule
+from rlpost.config.held_out import is_judged
 from rlpost.config.rules import reward_name, stage_objective
 from rlpost.config.schema import DataConfig, RunConfig, StageConfig
 from rlpost.config.words import count
@@ -76,6 +77,8 @@ def _evaluation(config: RunConfig) -> str:
     settings, last = config.evaluation, config.stages[-1].data
     if settings.data is not None:
         source = _source(settings.data)
+    elif last.task is not None and not is_judged(config):
+        return "none: nothing judges answers; `rewards: NAME` would have the task's held-out split scored"
     elif last.task is not None:
         source = f"{_source(last)}, its held-out split"
     else:
@@ -128,7 +131,8 @@ def _sampling(stage: StageConfig) -> str:
 
 def _rewards(stage: StageConfig) -> str:
     parts = ["what the environment gives"] if stage.environment is not None else []
-    return " + ".join(parts + [f"{reward.weight:g} x {reward_name(reward)}" for reward in stage.rewards])
+    parts += [f"{reward.weight:g} x {reward_name(reward)}" for reward in stage.rewards]
+    return " + ".join(parts) or "none, and the algorithm reads none"
 
 
 def _source(data: DataConfig) -> str:

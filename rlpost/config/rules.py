@@ -19,7 +19,8 @@ from rlpost.config import (
     size_rules,
     transport_rules,
 )
-from rlpost.config.dependent import evaluation_environment, sampled_tokens
+from rlpost.config.dependent import sampled_tokens
+from rlpost.config.held_out import configured_sets, is_judged
 from rlpost.config.plugins import load_parts
 from rlpost.config.problems import Problem
 from rlpost.config.schema import DataConfig, RewardConfig, RunConfig, StageConfig
@@ -79,9 +80,10 @@ def prompts_have_one_source(config: RunConfig) -> Iterator[Problem]:
 
 
 def rollouts_are_rewarded(config: RunConfig) -> Iterator[Problem]:
-    """A stage that learns from samples needs a reward."""
-    for index, stage in enumerate(config.stages):
-        if stage.source == "rollouts" and not stage.rewards and stage.environment is None:
+    """A stage whose algorithm reads the rewards of samples needs something that gives them."""
+    for index, stage, objective in _valid_objectives(config):
+        rewarded = stage.rewards or stage.environment is not None
+        if stage.source == "rollouts" and objective.reads_rewards and not rewarded:
             yield Problem(
                 ("stages", index, "rewards"),
                 f"stage `{stage.name}` learns from sampled responses, but nothing rewards them",
@@ -113,15 +115,14 @@ def sampling_stages_share_their_workers(config: RunConfig) -> Iterator[Problem]:
 
 
 def evaluations_are_scored(config: RunConfig) -> Iterator[Problem]:
-    """Held-out problems are scored by the run's rewards."""
-    asked = config.evaluation.data is not None or config.stages[-1].data.task is not None
-    sampling = [stage for stage in config.stages if stage.source == "rollouts"]
-    judges = (sampling or config.stages)[-1].rewards or evaluation_environment(config)
-    if asked and not judges and all(stage.environment is not None for stage in sampling):
+    """Held-out problems that a recipe names are judged by the run's rewards, or by an environment."""
+    named = ".".join(map(str, next((path for path, _ in configured_sets(config)), ())))
+    if named and not is_judged(config) and next(rollouts_are_rewarded(config), None) is None:
         yield Problem(
             ("stages", len(config.stages) - 1, "rewards"),
             "there are problems to evaluate on, but nothing scores the answers",
-            needed="`rewards: NAME`, such as exact_match",
+            found=f"{named} without rewards",
+            needed="`rewards: NAME`, such as exact_match, at the top level or in the stages that sample",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from rlpost.config.held_out import evaluation_data
 from rlpost.config.problems import Problem
 from rlpost.config.schema import RunConfig, StageConfig
 
@@ -65,7 +66,7 @@ def a_sequence_fits_a_microbatch(config: RunConfig) -> Iterator[Problem]:
 def the_engine_reads_the_longest_sequence(config: RunConfig) -> Iterator[Problem]:
     """`rollout.vllm.max_model_len` has room for the longest prompt with the longest response."""
     last = config.stages[-1]
-    held_out = config.evaluation.data or (last.data if last.data.task is not None else None)
+    held_out = evaluation_data(config)
     for index, stage in enumerate(config.stages):
         limit = stage.rollout.vllm.max_model_len
         if stage.rollout.engine != "vllm" or limit is None:

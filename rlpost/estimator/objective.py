@@ -99,6 +99,11 @@ class Objective:
         """True when an advantage compares the responses of one prompt."""
         return any(term.advantage.needs_group for term in self.terms)
 
+    @property
+    def reads_rewards(self) -> bool:
+        """False when no reward can change what is learnt, as in distillation: nothing need be scored then."""
+        return bool(self.selection) or any(term.reads_rewards for term in self.terms)
+
     def may_remove(self, batch: TokenBatch) -> bool:
         """False where no mask can remove a token: the policy is still the one that ratios compare with."""
         reads = frozenset().union(*(term.ratio_signals for term in self.terms))

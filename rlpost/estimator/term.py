@@ -120,6 +120,12 @@ class Term:
             *(correction.signals for correction in self.correction),
         )
 
+    @property
+    def reads_rewards(self) -> bool:
+        """False for an advantage that says so itself (`reads_rewards = False`) beside no part that may."""
+        beside = bool(self.shaping) or not isinstance(self.gate, Open)
+        return beside or getattr(self.advantage, "reads_rewards", True)
+
     def rows_S(self, batch: TokenBatch) -> Tensor:
         """bool [S], the sequences this term reads."""
         if self.rows == "all":

@@ -66,7 +66,7 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
                 run_rewards(config),
                 config.scoring,
                 environment=has_environment(config),
-                unread=all(stage.source == "demonstrations" for stage in config.stages),
+                unread=is_unrewarded(config),
             )
         )
         noted = [*remarks(data), *unjudged(config)]
@@ -159,6 +159,11 @@ class Sampling:
 def has_environment(config: RunConfig) -> bool:
     """Whether anything that is sampled may be rewarded by an environment."""
     return any(stage.environment is not None for stage in sampling_stages(config))
+
+
+def is_unrewarded(config: RunConfig) -> bool:
+    """Whether nothing rewards what some stage samples, because nothing reads it (a rule has made sure)."""
+    return any(not stage.rewards and stage.environment is None for stage in sampling_stages(config))
 
 
 def unjudged(config: RunConfig) -> list[str]:

@@ -176,7 +176,17 @@ def test_stages_that_sample_share_rewards_and_workers(message):
 
 def test_a_supervised_run_that_evaluates_needs_something_to_score_with(message):
     stage = "stages=[{name: a, source: demonstrations, algorithm: sft, train: {samples_per_prompt: 1}}]"
-    assert "nothing scores the answers" in message(stage, "rewards=[]")
+    held_out = "evaluation.data={task: addition, split: test}"
+    text = message(stage, "rewards=[]", held_out)
+    assert "nothing scores the answers" in text and "evaluation.data without rewards" in text
+
+
+def test_stages_whose_algorithms_read_no_reward_need_none(message, tmp_path):
+    cloned = "stages.rl.algorithm={base: grpo, advantage: constant}"
+    supervised = "stages=[{name: a, source: demonstrations, algorithm: sft, train: {samples_per_prompt: 1}}]"
+    message("rewards=[]")
+    for stages in (cloned, supervised):
+        assert load_config(tmp_path / "recipe.yaml", ["rewards=[]", stages]).stages[-1].rewards == []
 
 
 def test_reward_names_are_unique(message):

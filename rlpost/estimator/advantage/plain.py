@@ -19,6 +19,7 @@ class Constant:
     signals: ClassVar[frozenset[str]] = frozenset()
     sequence_signals: ClassVar[frozenset[str]] = frozenset()
     needs_group: ClassVar[bool] = False
+    reads_rewards: ClassVar[bool] = False
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         return torch.full((batch.N,), self.value, dtype=torch.float64, device=batch.mask_N.device)
