@@ -104,9 +104,19 @@ def group_normalised(rows: list[Response], std: str = "sample", epsilon: float =
     return found
 
 
-def preference(rows: list[Response], beta: float = 0.1, kind: str = "dpo") -> list[float]:
+def preference(
+    rows: list[Response],
+    beta: float = 0.1,
+    kind: str = "dpo",
+    score: str = "sum",
+    reference: bool = True,
+    target: float = 0.0,
+) -> list[float]:
     """Minus the slope of the mean loss over all pairs of each group; autograd takes it."""
-    moved = torch.tensor([sum(r.old) - sum(r.ref) for r in rows], dtype=torch.float64, requires_grad=True)
+    summed = torch.tensor([sum(r.old) for r in rows], dtype=torch.float64, requires_grad=True)
+    moved = summed - torch.tensor([sum(r.ref) if reference else 0.0 for r in rows], dtype=torch.float64)
+    if score == "mean":
+        moved = moved / torch.tensor([float(max(r.n, 1)) for r in rows], dtype=torch.float64)
     total = moved.sum() * 0.0
     for group in {r.group for r in rows}:
         margins = [
@@ -116,9 +126,9 @@ def preference(rows: list[Response], beta: float = 0.1, kind: str = "dpo") -> li
             if a.group == b.group == group and a.reward > b.reward
         ]
         for margin in margins:
-            loss = (margin - 1 / (2 * beta)) ** 2 if kind == "ipo" else torch.log1p((-beta * margin).exp())
-            total = total + loss / len(margins)
-    (slope,) = torch.autograd.grad(total, moved)
+            logistic = torch.log1p((target - beta * margin).exp())
+            total = total + ((margin - 1 / (2 * beta)) ** 2 if kind == "ipo" else logistic) / len(margins)
+    (slope,) = torch.autograd.grad(total, summed)
     return [-value for value in slope.tolist()]
 
 

@@ -130,7 +130,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "prompt_mean": {
         "inside": ["token_mean", "token_sum", "sequence_mean_token_sum", "sequence_mean_token_mean"]
     },
-    "preference": {"beta": [0.1, 0.5], "kind": ["dpo", "ipo"]},
+    "preference": {
+        "beta": [0.1, 0.5],
+        "kind": ["dpo", "ipo"],
+        "score": ["sum", "mean"],
+        "reference": [True, False],
+    },
     "truncated": {"level": ["token", "sequence"], "ceiling": [1.2, 2.0]},
     "banded": {
         "level": ["token", "sequence"],
@@ -460,6 +465,20 @@ PUBLISHED = {
     ),
     "dpo": losses.Choice(
         ("preference", {"beta": 0.1}),
+        ("current", {}),
+        ("token", {}),
+        ("keep", {}),
+        ("prompt_mean", {"inside": "token_sum"}),
+    ),
+    "ipo": losses.Choice(
+        ("preference", {"beta": 0.1, "kind": "ipo", "score": "mean"}),
+        ("current", {}),
+        ("token", {}),
+        ("keep", {}),
+        ("prompt_mean", {"inside": "token_sum"}),
+    ),
+    "simpo": losses.Choice(
+        ("preference", {"beta": 2.0, "score": "mean", "reference": False, "target": 1.0}),
         ("current", {}),
         ("token", {}),
         ("keep", {}),

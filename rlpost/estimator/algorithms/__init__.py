@@ -11,6 +11,7 @@ from rlpost.estimator.algorithms.gates import GATES
 from rlpost.estimator.algorithms.grpo import GRPO
 from rlpost.estimator.algorithms.pass_at_k import PASS_AT_K
 from rlpost.estimator.algorithms.pivots import PIVOTS
+from rlpost.estimator.algorithms.preferences import PREFERENCES
 from rlpost.estimator.algorithms.reinforce import REINFORCE
 from rlpost.estimator.algorithms.row import Row
 from rlpost.estimator.algorithms.selection import SELECTION
@@ -20,6 +21,7 @@ from rlpost.estimator.algorithms.turns import TURNS
 
 ALGORITHMS: dict[str, Row] = {
     **SUPERVISED,
+    **PREFERENCES,
     **REINFORCE,
     **GRPO,
     **SEQUENCE,

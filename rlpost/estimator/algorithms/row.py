@@ -9,6 +9,7 @@ from rlpost.estimator.objective import Objective
 
 Family = Literal[
     "supervised",
+    "preferences",
     "reinforce",
     "grpo",
     "sequence",
