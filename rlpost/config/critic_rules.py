@@ -1,4 +1,4 @@
-"""Rules on the value network, and which stages have one."""
+"""Rules on the value network or token reward model, and which stages have one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ Stages = Iterable[tuple[int, StageConfig, Objective]]
 
 
 def value_signals(objective: Objective) -> frozenset[str]:
-    """The signals that a critic gives and the objective reads: "value", or "value/0" and so on."""
-    return frozenset(name for name in objective.signals if name.partition("/")[0] == "value")
+    """The signals that a critic gives and the objective reads: "value", "value/0" and so on, or "outcome"."""
+    return frozenset(objective.value_heads)
+
+
+def learns_outcomes(objective: Objective) -> bool:
+    """True where the critic is a token reward model."""
+    return objective.value_heads == ("outcome",)
 
 
 def stage_critic(stage: StageConfig, objective: Objective) -> CriticConfig | None:
@@ -39,7 +44,7 @@ def a_critic_is_read(stages: Stages) -> Iterator[Problem]:
 
 
 def critic_options_are_read(stages: Stages) -> Iterator[Problem]:
-    """`critic.coefficient` is for a shared backbone, `critic.init` for one of the critic's own."""
+    """`coefficient` is for a shared backbone, `init` for one of the critic's own, `value_clip` for values."""
     for index, stage, objective in stages:
         critic = stage_critic(stage, objective)
         if critic is None:
@@ -57,6 +62,13 @@ def critic_options_are_read(stages: Stages) -> Iterator[Problem]:
                 "`critic.coefficient` is read only with `shared: true`",
                 found=f"{critic.coefficient:g}",
                 needed="critic.shared: true, or no such key",
+            )
+        if critic.value_clip is not None and learns_outcomes(objective):
+            yield Problem(
+                ("stages", index, "critic", "value_clip"),
+                "a token reward model learns outcomes, and has no values to clip",
+                found=f"{critic.value_clip:g}",
+                needed="no such key",
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from rlpost.config.critic_rules import stage_critic
+from rlpost.config.critic_rules import learns_outcomes, stage_critic
 from rlpost.config.dependent import evaluation_environment, known_positions, response_tokens
 from rlpost.config.explain_critic import critic_plan
 from rlpost.config.explain_environment import environment
@@ -195,7 +195,8 @@ def _further_work(stage: StageConfig, objective: Objective) -> Iterator[tuple[st
     names = objective.signals_for(on_policy=train.updates_per_step == 1)
     passes = [f"one of the policy for {' and '.join(own)}"] if (own := sorted(names & OWN_SIGNALS)) else []
     passes += ["one of the reference for ref_logprob"] if "ref_logprob" in names else []
-    passes += ["one of the critic for its values"] if objective.value_heads else []
+    critic = "the token reward model" if learns_outcomes(objective) else "the critic for its values"
+    passes += [f"one of {critic}"] if objective.value_heads else []
     if passes:
         yield "signals", f"forward passes before the updates: {', '.join(passes)}"
     if (refill := refilling(objective.selection)) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlpost.config.critic_rules import learns_outcomes
 from rlpost.config.schema import CriticConfig, RunConfig, StageConfig
 from rlpost.config.words import count
 from rlpost.estimator import Objective
@@ -9,17 +10,24 @@ from rlpost.estimator import Objective
 
 def critic_plan(critic: CriticConfig, stage: StageConfig, objective: Objective, config: RunConfig) -> str:
     """The lines about the critic, as one text."""
-    heads = count(len(objective.value_heads), "value")
+    outcomes = learns_outcomes(objective)
+    heads = "one logit" if outcomes else count(len(objective.value_heads), "value")
+    clip = "values not clipped" if critic.value_clip is None else f"values clipped at {critic.value_clip:g}"
+    learns = "learns which responses are right: cross-entropy of their mean logits" if outcomes else clip
     lines = [
-        f"{heads} for each state, from {_backbone(critic)}",
+        f"{heads} for each {'token' if outcomes else 'state'}, from {_backbone(critic)}",
         f"AdamW, learning rate {critic.learning_rate:g}; gradient norm clipped at {critic.max_grad_norm:g}; "
-        + ("values not clipped" if critic.value_clip is None else f"values clipped at {critic.value_clip:g}"),
+        + learns,
     ]
     if critic.warmup_steps:
         left = stage.train.steps - critic.warmup_steps
         lines.append(
             f"the critic alone learns in the first {count(critic.warmup_steps, 'step')}, "
             f"the policy in the {left} after them"
+        )
+    elif outcomes:
+        lines.append(
+            "no warm-up: until it has learnt something, its logits are 0, and so is every token's weight"
         )
     return "\n".join([*lines, _cost(critic, config)])
 

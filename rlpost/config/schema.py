@@ -251,7 +251,8 @@ class TrainConfig(Section):
 
 
 class CriticConfig(Section):
-    """The value network of a stage whose algorithm reads values, as PPO does; all else is as `train` says."""
+    """The value network of a stage whose algorithm reads values, as PPO does, or the token reward model of
+    one that reads outcomes, as OREAL does; all else is as `train` says."""
 
     init: str | None = None
     """A Hugging Face id or a local model directory with the policy's tokenizer. Null: the policy's weights as
@@ -266,7 +267,7 @@ class CriticConfig(Section):
     """First steps of the stage in which the critic learns and the policy stays as it is."""
     value_clip: float | None = Field(default=None, gt=0)
     """A value further than this from what it was before the step's updates learns nothing that takes it
-    further still. Null: no limit. Others use 0.2 or 0.5."""
+    further still. Null: no limit. Others use 0.2 or 0.5. Of values alone."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """The gradient of what is the critic's own is scaled down to this norm when it is longer."""
 

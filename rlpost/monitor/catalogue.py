@@ -354,6 +354,18 @@ _SELECTION = (
         "with `max_variance` or `d3s`, above `selection/variance_before` until everything is kept",
     ),
     Metric(
+        "selection/all_right_prompts",
+        "prompts",
+        "prompts all of whose rollouts are right, which `one_right_one_wrong` leaves out",
+        "few; else the prompts are too easy",
+    ),
+    Metric(
+        "selection/all_wrong_prompts",
+        "prompts",
+        "prompts none of whose rollouts is right, which `one_right_one_wrong` leaves out",
+        "few; else the prompts are too hard",
+    ),
+    Metric(
         "selection/useful_share",
         "share",
         "responses left with a mean advantage ≠ 0 / responses left",
@@ -379,6 +391,28 @@ _ACE = (
         "ratio",
         "mean of 1 + alpha softplus(c) over sampled responses with a negative advantage",
         "1 + 0.69 alpha while c = 0; 1 with `neutral`",
+    ),
+)
+
+_CREDIT = (
+    Metric(
+        "credit/weight_mean_right",
+        "weight",
+        "mean of ω over the sampled tokens of all right responses; ω is the part of a token's advantage that "
+        "a token reward model lets through",
+        "0 until the model has learnt something, then above 0; where it is 0, right responses teach nothing",
+    ),
+    Metric(
+        "credit/weight_mean_wrong",
+        "weight",
+        "the same of wrong responses",
+        "as `credit/weight_mean_right`",
+    ),
+    Metric(
+        "credit/zero_share",
+        "share",
+        "sampled tokens with ω = 0 / sampled tokens; the model takes them for the other outcome",
+        "1 at a model that knows nothing, then falls",
     ),
 )
 
@@ -568,6 +602,19 @@ _CRITIC = (
         "below 0.3; much above it slows the critic down",
     ),
     Metric(
+        "critic/outcome_loss",
+        "nats",
+        "mean over responses of the cross-entropy of σ(mean_t w_t) and whether the response is right, w a "
+        "token reward model's logits on sampled tokens, before each update",
+        "falls from ln 2 = 0.693, what knowing nothing costs",
+    ),
+    Metric(
+        "critic/outcome_accuracy",
+        "share",
+        "responses whose mean logit is above 0 exactly if they are right / those the model learns from",
+        "rises above 0.5, of one right and one wrong response a prompt",
+    ),
+    Metric(
         "critic/grad_norm",
         "norm",
         "L2 norm of the gradient of what is the critic's own, before clipping, mean over the step's updates",
@@ -730,6 +777,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "What carries signal": _SIGNAL,
     "Selection": _SELECTION,
     "ACE": _ACE,
+    "Credit": _CREDIT,
     "Policy": _POLICY,
     "Sampler against learner": _MISMATCH,
     "Critic": _CRITIC,

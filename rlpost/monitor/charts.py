@@ -56,6 +56,12 @@ CHARTS = (
         percent=True,
     ),
     Chart("Value loss", (("critic/loss", "critic's loss"),), "reward squared"),
+    Chart(
+        "Token reward model",
+        (("critic/outcome_accuracy", "right or wrong, told rightly"),),
+        "share",
+        percent=True,
+    ),
     Chart("Explained variance of the returns", (("critic/explained_variance", "critic"),), "share"),
     Chart(
         "Groups that carry signal",

@@ -25,7 +25,10 @@ from rlpost.training.sources import Demonstrations, Recorded, Source
 from rlpost.training.stage_data import load_stages
 from rlpost.training.state import RunState
 
-COMPARED = ("policy/loss", "learner/grad_norm", "learner/trained_tokens", "critic/loss", "critic/grad_norm")
+COMPARED = (
+    *("policy/loss", "learner/grad_norm", "learner/trained_tokens"),
+    *("critic/loss", "critic/outcome_loss", "critic/grad_norm"),
+)
 
 
 def replay(run_dir: Path, step: int, report: Callable[[str], None] = print) -> dict[str, float]:
@@ -105,8 +108,8 @@ def replay_refused(config: RunConfig, folder: Path, report: Callable[[str], None
         result |= {"policy/surrogate": local.loss, "learner/grad_norm": float(norm)} | scaling.report()
     if learner.critic is not None:
         learnt = learner.critic.accumulate(batch.inputs, batch.prepared, alone=values_only)
-        norm = learner.critic.summed_norm()
-        result |= {"critic/loss": float(learnt.sums["critic/loss"]), "critic/grad_norm": float(norm)}
+        loss, norm = learner.critic.plan.loss.metric, learner.critic.summed_norm()
+        result |= {loss: float(learnt.sums[loss]), "critic/grad_norm": float(norm)}
     return result
 
 
