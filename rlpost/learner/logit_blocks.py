@@ -67,10 +67,19 @@ class HeadSettings:
 
 
 class LogitBlocks:
-    """The logits of a block of columns, divided by the temperature, and what they are made of."""
+    """The logits of a block of columns, divided by the temperature, and what they are made of.
+
+    Args:
+        spans: start and stop of each block, those of another's walk; None cuts by `settings.block_bytes`.
+    """
 
     def __init__(
-        self, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, settings: HeadSettings
+        self,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        settings: HeadSettings,
+        spans: list[tuple[int, int]] | None = None,
     ) -> None:
         self.dtype = torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32
         self.operand_dtype = hidden_ND.dtype if hidden_ND.is_cuda else self.dtype
@@ -80,9 +89,15 @@ class LogitBlocks:
         columns, itemsize = weight_VD.shape[0], torch.finfo(self.dtype).bits // 8
         width = settings.block_bytes // (itemsize * max(1, hidden_ND.shape[0]))
         width = min(columns, max(MIN_BLOCK_COLUMNS, width))
-        self.spans = [(start, min(start + width, columns)) for start in range(0, columns, width)]
+        cut = [(start, min(start + width, columns)) for start in range(0, columns, width)]
+        self.spans = cut if spans is None else spans
         # One block's memory serves all: to fetch fresh pages for each would cost a CPU more than a pass.
         self._block, self._scratch = None, None
+
+    @property
+    def width(self) -> int:
+        """Columns of a block, the last of which may be narrower."""
+        return self.spans[0][1] - self.spans[0][0]
 
     def logits(self, start: int, stop: int) -> Tensor:
         """The block of the columns from `start` to `stop`; the block before it is lost."""
@@ -145,8 +160,8 @@ class LogitBlocks:
         return tanh_NB.square_().neg_().add_(1.0)
 
     def _new_block(self) -> Tensor:
-        width = self.spans[0][1] - self.spans[0][0]
-        return torch.empty(self.hidden_ND.shape[0] * width, dtype=self.dtype, device=self.hidden_ND.device)
+        size = self.hidden_ND.shape[0] * self.width
+        return torch.empty(size, dtype=self.dtype, device=self.hidden_ND.device)
 
     def _view(self, block: Tensor, width: int) -> Tensor:
         tokens = self.hidden_ND.shape[0]
