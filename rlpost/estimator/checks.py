@@ -192,8 +192,7 @@ def _check_critic(objective: Objective) -> None:
     read = {part.success for part in credits if part.heads}
     if learned and read:
         raise CompositionError(
-            "advantage `gae` has the critic learn returns, and shaping `outcome_credit` has it learn outcomes; "
-            "use one of the two"
+            "advantage `gae` has the critic learn returns, shaping `outcome_credit` outcomes; use one of them"
         )
     if len(read) > 1:
         raise CompositionError(

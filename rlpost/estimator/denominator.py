@@ -74,8 +74,13 @@ class _Ratio:
 
 @dataclass(frozen=True)
 class Current:
-    """pi_den = sg(pi_theta): the ratio is 1, the loss value -A log pi (REINFORCE, SFT)."""
+    """pi_den = sg(pi_theta): the ratio is 1 (REINFORCE, SFT).
 
+    Attributes:
+        loss: the value reported, -A times log pi or times the ratio; the gradient is the same.
+    """
+
+    loss: Literal["log_probability", "ratio"] = "log_probability"
     signals: ClassVar[frozenset[str]] = frozenset()
     is_current: ClassVar[bool] = True
 
@@ -85,8 +90,8 @@ class Current:
     def weight(self, ratio_N: Tensor) -> Tensor:
         return ratio_N
 
-    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor:
-        return logprob_N
+    def value(self, ratio_N: Tensor, logprob_N: Tensor) -> Tensor | None:
+        return logprob_N if self.loss == "log_probability" else None
 
     @property
     def formula(self) -> str:
