@@ -48,7 +48,7 @@ def bundles(config: RunConfig) -> tuple[Bundle, ...]:
     each as many ranks as one worker has accelerators.
     """
     ranks = config.cluster.learner_ranks
-    stages = [stage for stage in config.stages if stage.source == "rollouts"] or config.stages
+    stages = [stage for stage in config.stages if stage.has_rollouts] or config.stages
     sampling = [stage.rollout for stage in stages]
     workers = max(rollout.workers for rollout in sampling)
     per_worker = max(r.vllm.tensor_parallel if r.engine == "vllm" else 1 for r in sampling)

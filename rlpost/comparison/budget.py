@@ -76,7 +76,7 @@ def budget_text(config: RunConfig, skip: int = 0) -> list[str]:
         train = stage.train
         samples = train.steps * train.prompts_per_step * train.samples_per_prompt
         updates = train.steps * train.updates_per_step
-        what = "samples" if stage.source == "rollouts" else "demonstrations"
+        what = "samples" if stage.has_rollouts else "demonstrations"
         lines.append(
             f"stage {stage.name}: {train.steps} steps x {train.prompts_per_step} prompts x "
             f"{train.samples_per_prompt} = {samples:,} {what}, {updates:,} updates"

@@ -54,7 +54,7 @@ def gather(run: ComparedRun, failure: str | None = None) -> RunRecord:
     arm = run.arm or ""
     if failure is not None:
         return RunRecord(run.task, arm, run.seed, failure=failure)
-    sampling = {stage.name for stage in run.config.stages if stage.source == "rollouts"}
+    sampling = {stage.name for stage in run.config.stages if stage.has_rollouts}
     records = [r for r in read_metrics(run.directory) if not sampling or r["stage"] in sampling]
     if not records:
         raise DataError("a complete run has no metrics", where=run.directory)

@@ -34,7 +34,7 @@ class Arm:
     def algorithms(self) -> dict[str, Any]:
         """What `algorithm` says, by the name of each stage that samples; of every stage without one."""
         stages = self.config.stages
-        shown = [stage for stage in stages if stage.source == "rollouts"] or stages
+        shown = [stage for stage in stages if stage.has_rollouts] or stages
         return {stage.name: stage.algorithm for stage in shown}
 
 
@@ -162,10 +162,10 @@ def with_algorithm(config: RunConfig, spec: Mapping[str, Any], where: str) -> Ru
     """
     from rlpost.config.rules import check
 
-    if all(stage.source != "rollouts" for stage in config.stages):
+    if not any(stage.has_rollouts for stage in config.stages):
         raise ConfigError("no stage of the recipe samples, so an arm changes nothing", where=where)
     stages = [
-        stage.model_copy(update={"algorithm": dict(spec)}) if stage.source == "rollouts" else stage
+        stage.model_copy(update={"algorithm": dict(spec)}) if stage.has_rollouts else stage
         for stage in config.stages
     ]
     changed = config.model_copy(update={"stages": stages})
@@ -182,7 +182,7 @@ def refuse_overrides_of_algorithms(overrides: Sequence[str], config: RunConfig) 
     replaced = {"algorithm"} | {
         f"stages.{key}.algorithm"
         for index, stage in enumerate(config.stages)
-        if stage.source == "rollouts"
+        if stage.has_rollouts
         for key in (stage.name, str(index))
     }
     for override in overrides:

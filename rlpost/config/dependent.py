@@ -43,14 +43,14 @@ def prompts_of_file(data: DataConfig, path: str, columns: Mapping[str, Any]) -> 
 
 def stage_that_samples(config: RunConfig, name: str | None) -> StageConfig | None:
     """The stage of that name, or without one the only one, that samples; None where it is not clear which."""
-    found = [s for s in config.stages if s.source != "demonstrations" and name in (None, s.name)]
+    found = [s for s in config.stages if s.has_rollouts and name in (None, s.name)]
     return found[0] if len(found) == 1 else None
 
 
 def sampled_tokens(stage: StageConfig) -> int:
     """The most tokens that the model says in one response; with an environment, in all its turns."""
     one, environment = stage.rollout.max_response_tokens, stage.environment
-    if environment is None or stage.source == "demonstrations":
+    if environment is None or not stage.has_rollouts:
         return one
     return _at_most(one * environment.max_turns, environment.max_episode_tokens)
 
@@ -58,12 +58,18 @@ def sampled_tokens(stage: StageConfig) -> int:
 def response_tokens(stage: StageConfig) -> int:
     """The most tokens after a prompt: `sampled_tokens`, and what an environment says in between."""
     environment = stage.environment
-    if environment is None or stage.source == "demonstrations":
+    if environment is None or not stage.has_rollouts:
         return sampled_tokens(stage)
     said = (environment.max_turns - 1) * environment.max_observation_tokens
     return _at_most(
         stage.rollout.max_response_tokens * environment.max_turns + said, environment.max_episode_tokens
     )
+
+
+def rows_per_prompt(stage: StageConfig) -> int:
+    """Sequences of one prompt in a step's batch, when none of them is missing."""
+    samples = stage.train.samples_per_prompt if stage.has_rollouts else 0
+    return samples + int(stage.has_demonstrations)
 
 
 def known_positions(stage: StageConfig, config: RunConfig) -> int | None:

@@ -14,7 +14,7 @@ VLLM_TEMPERATURES = (0.01, 2.0)
 
 def sampling_stages_share_their_engine(config: RunConfig) -> Iterator[Problem]:
     """An engine starts once: all stages that sample use the same kind; a vLLM engine keeps its options."""
-    sampling = [(index, stage) for index, stage in enumerate(config.stages) if stage.source == "rollouts"]
+    sampling = [(index, stage) for index, stage in enumerate(config.stages) if stage.has_rollouts]
     for index, stage in sampling[1:]:
         first = sampling[0][1]
         fixed = ("engine", "vllm", "slots") if first.rollout.engine == "vllm" else ("engine",)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from rlpost.config.critic_rules import learns_outcomes, stage_critic
-from rlpost.config.dependent import evaluation_environment, known_positions, response_tokens
+from rlpost.config.dependent import evaluation_environment, known_positions, response_tokens, rows_per_prompt
 from rlpost.config.explain_critic import critic_plan
 from rlpost.config.explain_environment import environment
 from rlpost.config.explain_runtime import runtime, schedule
@@ -95,18 +95,15 @@ def _evaluation(config: RunConfig) -> str:
 
 
 def _stage(stage: StageConfig, config: RunConfig) -> Iterator[tuple[str, str]]:
-    yield (
-        "learns from",
-        ("demonstrations" if stage.source == "demonstrations" else f"sampled responses, {_sampling(stage)}"),
-    )
+    yield "learns from", _learns_from(stage)
     yield "data", f"{_source(stage.data)}; template {stage.data.template}; {_overlong(stage.data)}"
     if stage.environment is not None:
         yield "environment", environment(stage.environment, stage)
-    if stage.source == "rollouts":
+    if stage.has_rollouts:
         yield "rewards", _rewards(stage)
     yield "each step", _arithmetic(stage, config)
     objective = stage_objective(stage)
-    if stage.source == "rollouts":
+    if stage.has_rollouts:
         yield "schedule", schedule(stage, refills=refilling(objective.selection) is not None)
     yield from _further_work(stage, objective)
     yield "in total", _budget(stage)
@@ -116,6 +113,17 @@ def _stage(stage: StageConfig, config: RunConfig) -> Iterator[tuple[str, str]]:
     yield "objective", f"{stage.algorithm['base']}\n{objective.describe()}"
     for note in _notes(stage):
         yield "note", note
+
+
+def _learns_from(stage: StageConfig) -> str:
+    if not stage.has_rollouts:
+        return "demonstrations"
+    sampled = f"sampled responses, {_sampling(stage)}"
+    if not stage.has_demonstrations:
+        return sampled
+    return f"{sampled};\nand the demonstration of each prompt that has one, worth a reward of " + (
+        f"{stage.data.demonstration_reward:g}"
+    )
 
 
 def _sampling(stage: StageConfig) -> str:
@@ -156,18 +164,23 @@ def _overlong(data: DataConfig) -> str:
 def _arithmetic(stage: StageConfig, config: RunConfig) -> str:
     """The batch sizes of a step, each with its unit."""
     train, ranks = stage.train, config.cluster.learner_ranks
-    sequences = train.prompts_per_step * train.samples_per_prompt
+    sequences = train.prompts_per_step * rows_per_prompt(stage)
     update = sequences // train.updates_per_step
     share = math.ceil(update / ranks)
     per_rank = f", at most {share} on each of {ranks} ranks" if ranks > 1 else ""
     return "\n".join(
         [
-            f"{count(train.prompts_per_step, 'prompt')} x {count(train.samples_per_prompt, 'sample')} "
+            f"{count(train.prompts_per_step, 'prompt')} x {_of_a_prompt(stage)} "
             f"= {count(sequences, 'sequence')}",
             f"{count(train.updates_per_step, 'update')} of {count(update, 'sequence')}{per_rank}",
             _microbatches(stage, config, share),
         ]
     )
+
+
+def _of_a_prompt(stage: StageConfig) -> str:
+    samples = count(stage.train.samples_per_prompt, "sample")
+    return f"({samples} + 1 demonstration)" if stage.source == "both" else samples
 
 
 def _microbatches(stage: StageConfig, config: RunConfig, share: int) -> str:
@@ -177,9 +190,9 @@ def _microbatches(stage: StageConfig, config: RunConfig, share: int) -> str:
     prompt, response = stage.data.max_prompt_tokens, response_tokens(stage)
     longest = prompt + response
     length = f"{prompt} + {response} = {longest} tokens"
-    if stage.source == "demonstrations" and positions is None:
+    if stage.has_demonstrations and positions is None:
         return f"micro-batches of {budget} tokens {whole} (demonstrations are as long as the data has them)"
-    if positions is not None and (stage.source == "demonstrations" or positions < longest):
+    if positions is not None and (stage.has_demonstrations or positions < longest):
         longest, length = positions, f"{positions} tokens, which the model reads"
     # An episode that does not fit goes alone.
     together = max(1, budget // longest)
@@ -237,7 +250,7 @@ def _optimizer(stage: StageConfig) -> str:
 
 def _notes(stage: StageConfig) -> Iterator[str]:
     rollout, train = stage.rollout, stage.train
-    if stage.source == "rollouts" and (rollout.top_p < 1 or rollout.top_k):
+    if stage.has_rollouts and (rollout.top_p < 1 or rollout.top_k):
         yield (
             "top_p and top_k cut the distribution that is sampled; the learner's log-probs are of all\n"
             "tokens: logprob gaps are then expected, and the policy never sees the tokens that were cut off"

@@ -9,7 +9,7 @@ from rlpost.config.words import count
 
 def environment(config: EnvironmentConfig, stage: StageConfig) -> str:
     """The limits of an episode with their arithmetic, its deadlines, and where environments run."""
-    if stage.source == "demonstrations":
+    if not stage.has_rollouts:
         return f"{config.name}: prompts tell of its tools; nothing is played"
     turns, one = config.max_turns, stage.rollout.max_response_tokens
     said = f"{turns} x {one} sampled + {turns - 1} x {config.max_observation_tokens} observed"

@@ -59,13 +59,13 @@ def schedule(stage: StageConfig, *, refills: bool) -> str:
 
 def _workers(config: RunConfig) -> RolloutConfig:
     """The settings of the workers, which a purely supervised run has for its evaluations."""
-    sampled = [stage.rollout for stage in config.stages if stage.source == "rollouts"]
+    sampled = [stage.rollout for stage in config.stages if stage.has_rollouts]
     return (sampled or [config.stages[-1].rollout])[0]
 
 
 def _asks_workers(config: RunConfig) -> bool:
     """Whether anything is sampled at all."""
-    sampled = any(stage.source == "rollouts" for stage in config.stages)
+    sampled = any(stage.has_rollouts for stage in config.stages)
     return sampled or evaluation_data(config) is not None
 
 

@@ -11,7 +11,7 @@ from rlpost.config.yaml_text import KeyPath
 
 def sampling_stages(config: RunConfig) -> list[StageConfig]:
     """The stages that sample; for a purely supervised run, its last one, for evaluation."""
-    return [stage for stage in config.stages if stage.source != "demonstrations"] or config.stages[-1:]
+    return [stage for stage in config.stages if stage.has_rollouts] or config.stages[-1:]
 
 
 def run_rewards(config: RunConfig) -> list[RewardConfig]:

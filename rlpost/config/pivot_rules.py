@@ -20,7 +20,7 @@ def pivots_are_for_a_stage(config: RunConfig) -> Iterator[Problem]:
     if config.pivots is None:
         return
     stage = pivot_stage(config)
-    sampling = ", ".join(f"`{s.name}`" for s in config.stages if s.source != "demonstrations") or "none"
+    sampling = ", ".join(f"`{s.name}`" for s in config.stages if s.has_rollouts) or "none"
     if stage is None:
         what = "it is not clear which stage pivots are for"
         if config.pivots.stage is not None:

@@ -17,6 +17,7 @@ from rlpost.config import (
     pivot_rules,
     schedule_rules,
     size_rules,
+    source_rules,
     transport_rules,
 )
 from rlpost.config.dependent import sampled_tokens
@@ -83,7 +84,7 @@ def rollouts_are_rewarded(config: RunConfig) -> Iterator[Problem]:
     """A stage whose algorithm reads the rewards of samples needs something that gives them."""
     for index, stage, objective in _valid_objectives(config):
         rewarded = stage.rewards or stage.environment is not None
-        if stage.source == "rollouts" and objective.reads_rewards and not rewarded:
+        if stage.has_rollouts and objective.reads_rewards and not rewarded:
             yield Problem(
                 ("stages", index, "rewards"),
                 f"stage `{stage.name}` learns from sampled responses, but nothing rewards them",
@@ -94,7 +95,7 @@ def rollouts_are_rewarded(config: RunConfig) -> Iterator[Problem]:
 
 def sampling_stages_share_their_workers(config: RunConfig) -> Iterator[Problem]:
     """Reward processes and rollout workers start once: all stages that sample use the same ones."""
-    sampling = [(index, stage) for index, stage in enumerate(config.stages) if stage.source == "rollouts"]
+    sampling = [(index, stage) for index, stage in enumerate(config.stages) if stage.has_rollouts]
     if not sampling:
         return
     first = sampling[0][1]
@@ -165,7 +166,7 @@ def groups_have_two_samples(config: RunConfig) -> Iterator[Problem]:
     """An advantage relative to a group needs something to compare with."""
     for index, stage, objective in _valid_objectives(config):
         samples = stage.train.samples_per_prompt
-        if stage.source == "rollouts" and samples < 2 and objective.needs_group:
+        if stage.has_rollouts and samples < 2 and objective.needs_group:
             yield Problem(
                 ("stages", index, "train", "samples_per_prompt"),
                 f"`{stage.algorithm['base']}` compares the samples of a prompt with each other",
@@ -173,7 +174,7 @@ def groups_have_two_samples(config: RunConfig) -> Iterator[Problem]:
                 needed="at least 2",
             )
         for k in (getattr(term.advantage, "k", 1) for term in objective.terms):
-            if stage.source == "rollouts" and samples < k:
+            if stage.has_rollouts and samples < k:
                 yield Problem(
                     ("stages", index, "train", "samples_per_prompt"),
                     f"`{stage.algorithm['base']}` trains the best of {k} samples, and a prompt has fewer",
@@ -183,16 +184,8 @@ def groups_have_two_samples(config: RunConfig) -> Iterator[Problem]:
 
 
 def algorithms_fit_their_source(config: RunConfig) -> Iterator[Problem]:
-    """Every term of the objective reads the kind of data that the stage gives."""
-    for index, stage, objective in _valid_objectives(config):
-        idle = {term.rows for term in objective.terms} - {"all", stage.source}
-        if idle:
-            yield Problem(
-                ("stages", index, "source"),
-                f"`{stage.algorithm['base']}` learns from {' and '.join(sorted(idle))}",
-                found=f"source: {stage.source} in stage `{stage.name}`",
-                needed="source: demonstrations for sft, source: rollouts for reinforcement learning",
-            )
+    """See `source_rules`; here because it reads the objectives."""
+    return source_rules.algorithms_fit_their_source(_valid_objectives(config))
 
 
 def signals_are_there(config: RunConfig) -> Iterator[Problem]:
@@ -209,28 +202,6 @@ def signals_are_there(config: RunConfig) -> Iterator[Problem]:
                     found=", ".join(unknown),
                     needed=f"some of {', '.join(sorted(known))}",
                 )
-
-
-def demonstrations_are_there(config: RunConfig) -> Iterator[Problem]:
-    """A supervised stage needs demonstrations, one for each prompt."""
-    for index, stage in enumerate(config.stages):
-        if stage.source != "demonstrations":
-            continue
-        if stage.data.demonstration_column is None:
-            yield Problem(
-                ("stages", index, "data", "demonstration_column"),
-                f"stage `{stage.name}` learns from demonstrations, but no column holds them",
-                needed="`demonstration_column: demonstration`"
-                if stage.data.task is not None
-                else "`demonstration_column: NAME`",
-            )
-        if stage.train.samples_per_prompt != 1:
-            yield Problem(
-                ("stages", index, "train", "samples_per_prompt"),
-                "a prompt has one demonstration",
-                found=f"{stage.train.samples_per_prompt} samples_per_prompt",
-                needed="samples_per_prompt: 1 in a stage with source: demonstrations",
-            )
 
 
 def stale_samples_are_corrected(config: RunConfig) -> Iterator[Problem]:
@@ -298,7 +269,8 @@ RULES: tuple[Rule, ...] = (
     groups_have_two_samples,
     algorithms_fit_their_source,
     signals_are_there,
-    demonstrations_are_there,
+    source_rules.demonstrations_are_there,
+    source_rules.mixed_batches_have_one_temperature,
     stale_samples_are_corrected,
     a_critic_is_read,
     critic_options_are_read,

@@ -15,7 +15,7 @@ def stale_samples_are_corrected(
     """Where a sample may be older than the weights it trains, the objective must know who sampled it."""
     for index, stage, objective in objectives:
         staleness = stage.train.max_staleness
-        if staleness and stage.source == "rollouts" and "behaviour_logprob" not in objective.signals:
+        if staleness and stage.has_rollouts and "behaviour_logprob" not in objective.signals:
             yield Problem(
                 ("stages", index, "train", "max_staleness"),
                 "samples older than the weights need a correction, and the algorithm has none",
@@ -28,11 +28,12 @@ def stale_samples_are_corrected(
 def staleness_is_of_rollouts(config: RunConfig) -> Iterator[Problem]:
     """Demonstrations have no age."""
     for index, stage in enumerate(config.stages):
-        if stage.train.max_staleness and stage.source != "rollouts":
+        if stage.train.max_staleness and not stage.has_rollouts:
             yield Problem(
                 ("stages", index, "train", "max_staleness"),
-                "`max_staleness` is read only with `source: rollouts`",
-                found=stage.train.max_staleness,
+                "`max_staleness` is read only where responses are sampled",
+                found=f"max_staleness: {stage.train.max_staleness} with source: {stage.source}",
+                needed="source: rollouts or both",
             )
 
 

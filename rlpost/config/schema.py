@@ -82,6 +82,8 @@ class DataConfig(Section):
     """A demonstrated response, for supervised stages: text, or the chat messages that follow the prompt, of
     which the assistant's are learnt. If it is `prompt_column` itself, that holds whole dialogues, and the
     demonstration begins with the assistant's first message."""
+    demonstration_reward: float = 1.0
+    """The reward of a demonstration, for algorithms that compare it with the samples of its prompt."""
     id_column: str | None = None
     """A stable id; without one, a hash of the row's content."""
     template: Literal["auto", "chat", "none"] = "auto"
@@ -427,14 +429,16 @@ class StageConfig(Section):
 
     name: str
     """Names the stage in metrics, sample ids and overrides (`stages.NAME.train.steps=3`)."""
-    source: Literal["rollouts", "demonstrations"] = "rollouts"
-    """Learn from sampled responses, or from the dataset's demonstrations."""
+    source: Literal["rollouts", "demonstrations", "both"] = "rollouts"
+    """Learn from sampled responses, from the dataset's demonstrations, or from `both` in one batch: each
+    prompt's samples and then its demonstration."""
     data: DataConfig
     """Prompts of this stage."""
     rollout: RolloutConfig = RolloutConfig()
     """Sampling of this stage."""
     rewards: list[RewardConfig] = []
-    """Reward functions of this stage; needed with `source: rollouts`, unless an environment gives rewards."""
+    """Reward functions of this stage; needed where responses are sampled, unless an environment gives
+    rewards."""
     environment: EnvironmentConfig | None = None
     """What answers the model's messages; null for responses of a single turn."""
     algorithm: dict[str, Any]
@@ -443,6 +447,16 @@ class StageConfig(Section):
     """The value network, for algorithms that read "value"; null gives them one with the defaults below."""
     train: TrainConfig = TrainConfig()
     """Budget and optimizer of this stage."""
+
+    @property
+    def has_rollouts(self) -> bool:
+        """Whether the stage samples responses."""
+        return self.source != "demonstrations"
+
+    @property
+    def has_demonstrations(self) -> bool:
+        """Whether it learns from the dataset's responses."""
+        return self.source != "rollouts"
 
 
 class RunConfig(Section):

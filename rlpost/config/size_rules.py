@@ -15,7 +15,9 @@ def updates_divide_samples(config: RunConfig) -> Iterator[Problem]:
     for index, stage in enumerate(config.stages):
         prompts, samples, updates = _sizes(stage)
         sequences = prompts * samples
-        if sequences % updates:
+        if stage.source == "both":
+            yield from _prompts_divide(index, stage)
+        elif sequences % updates:
             multiple = updates // math.gcd(updates, prompts)
             near_samples = " or ".join(str(n) for n in _multiples_near(samples, multiple))
             near_updates = " or ".join(str(n) for n in _divisors_near(sequences, updates))
@@ -33,6 +35,7 @@ def every_rank_has_a_sequence(config: RunConfig) -> Iterator[Problem]:
     """An update has at least one sequence for each learner rank."""
     ranks = config.cluster.learner_ranks
     for index, stage in enumerate(config.stages):
+        # A prompt may be without its demonstration, so these do not count.
         prompts, samples, updates = _sizes(stage)
         if prompts * samples % updates == 0 and prompts * samples // updates < ranks:
             yield Problem(
@@ -110,6 +113,21 @@ def the_tiny_model_is_well_formed(config: RunConfig) -> Iterator[Problem]:
                 f"but {tiny.max_positions} max_positions",
                 needed=f"model.tiny.max_positions of at least {longest}",
             )
+
+
+def _prompts_divide(index: int, stage: StageConfig) -> Iterator[Problem]:
+    """A prompt's samples and its demonstration belong to one update."""
+    prompts, _, updates = _sizes(stage)
+    if prompts % updates:
+        near = " or ".join(str(n) for n in _multiples_near(prompts, updates))
+        divisors = " or ".join(str(n) for n in _divisors_near(prompts, updates))
+        yield Problem(
+            ("stages", index, "train", "updates_per_step"),
+            "a step's prompts do not divide into its updates",
+            found=f"{prompts} prompts_per_step / {updates} updates_per_step = {prompts / updates:g}",
+            needed="a whole number of prompts per update, each with its samples and its demonstration",
+            remedy=f"set prompts_per_step to {near}, or updates_per_step to {divisors}",
+        )
 
 
 def _sizes(stage: StageConfig) -> tuple[int, int, int]:

@@ -125,8 +125,8 @@ def data_sets(config: RunConfig, limit: int | None) -> list[DataSet]:
         DataSet(
             (f"stage {stage.name}",),
             training_data(stage.data),
-            stage.source == "rollouts",
-            stage.source == "demonstrations",
+            stage.has_rollouts,
+            stage.has_demonstrations,
             stage.environment,
         )
         for stage in config.stages

@@ -223,7 +223,9 @@ class Objective:
             value_N = term.value(at, current_N, batch).to(torch.float64)
             value = (fixed.weight_N * fixed.advantage_N * value_N).sum()
             measures = measures + loss_measures(term, -value, weight_N, alone=len(self.terms) == 1)
-            measures = measures + term_measures(term.denominator, at.decision, at.ratio_N, weight_N.bool())
+            measures = measures + term_measures(
+                term.denominator, at.decision, at.ratio_N, weight_N.bool() & batch.sampled_N
+            )
         for regulariser in self.regularisers:
             weight_N = prepared.regulariser_N.to(logprob_N.dtype)
             value = (weight_N * regulariser(logprob_N, entropy_N, batch)).sum() * regulariser.coefficient

@@ -12,7 +12,7 @@ from rlpost.estimator.denominator import LOG_RATIO_BOUND, Denominator
 from rlpost.estimator.mask import Masked
 from rlpost.estimator.measures import Measures
 from rlpost.estimator.prepared import Prepared
-from rlpost.estimator.segments import Groups, masked, sequence_mean, sequence_sum, trained, trained_length
+from rlpost.estimator.segments import Groups, masked, sequence_mean, sequence_sum, trained_length
 from rlpost.estimator.selection import Narrowed
 from rlpost.estimator.term import Term
 
@@ -72,29 +72,46 @@ def _variance(value_R: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def batch_measures(batch: TokenBatch, prepared: Prepared) -> Measures:
-    """Statistics of a preparation: which groups and tokens carry signal, what was dropped."""
+    """Statistics of a preparation: which groups and tokens of the rollouts carry signal, what was dropped.
+
+    Demonstrations are counted on their own, and enter none of these.
+    """
     kept = prepared.batch
-    groups = Groups(batch.group_S, batch.reward_S)
-    informative = _count(groups.informative_G)
-    # Demonstrations have no reward, so their groups cannot be informative and do not count.
-    rewarded = torch.unique(batch.group_S[~batch.demonstration_S]).shape[0]
+    measures = demonstration_counts(kept)
+    rollout_S = ~batch.demonstration_S
+    if not bool(rollout_S.any()) and batch.S:
+        return measures
+    groups = Groups(batch.group_S[rollout_S], batch.reward_S[rollout_S])
+    left_S = ~kept.demonstration_S
     nonzero_N = torch.zeros_like(kept.mask_N)
     for term in prepared.terms:
         nonzero_N |= term.advantage_N.bool() & term.weight_N.bool()
-    trained = _count(prepared.trained_N)
-    dropped = groups.count - torch.unique(kept.group_S).shape[0]
-    return Measures(
+    trained_N, sampled_N = prepared.trained_N & kept.sampled_N, nonzero_N & kept.sampled_N
+    dropped = groups.count - torch.unique(kept.group_S[left_S]).shape[0]
+    return measures + Measures(
         sums={
             "signal/groups": torch.tensor(float(groups.count)),
             "signal/dropped_groups": torch.tensor(float(dropped)),
-            "signal/dropped_sequences": torch.tensor(float(batch.S - kept.S)),
+            "signal/dropped_sequences": _count(rollout_S) - _count(left_S),
         },
         means={
-            "signal/informative_group_share": (informative, torch.tensor(float(rewarded))),
-            "signal/nonzero_advantage_share": (_count(nonzero_N), trained),
-            "signal/trained_token_share": (trained, _count(batch.mask_N)),
+            "signal/informative_group_share": (
+                _count(groups.informative_G),
+                torch.tensor(float(groups.count)),
+            ),
+            "signal/nonzero_advantage_share": (_count(sampled_N), _count(trained_N)),
+            "signal/trained_token_share": (_count(trained_N), _count(batch.sampled_N)),
         },
     )
+
+
+def demonstration_counts(batch: TokenBatch) -> Measures:
+    """How many demonstrations there are, and how many of their tokens are to be learnt; none without any."""
+    rows = _count(batch.demonstration_S)
+    if not int(rows):
+        return Measures()
+    tokens = _count(batch.mask_N) - _count(batch.sampled_N)
+    return Measures(sums={"demonstrations/rows": rows, "demonstrations/tokens": tokens})
 
 
 def loss_measures(term: Term, loss: Tensor, weight_N: Tensor, *, alone: bool) -> Measures:
@@ -111,12 +128,16 @@ def loss_measures(term: Term, loss: Tensor, weight_N: Tensor, *, alone: bool) ->
 
 
 def term_measures(denominator: Denominator, decision: Masked, ratio_N: Tensor, trained_N: Tensor) -> Measures:
-    """Ratios and clip shares of one term over its trained tokens; nothing when its ratio is always 1."""
+    """Ratios and clip shares of one term over its trained tokens; nothing when its ratio is always 1.
+
+    Args:
+        trained_N: bool [N]; none of a demonstration, which no old policy has sampled.
+    """
     if denominator.is_current:
         return Measures()
     count = _count(trained_N)
     dropped_N = trained_N & ~decision.multiplier_N.bool()
-    ratio_N = ratio_N * trained_N
+    ratio_N = masked(ratio_N, trained_N)
     return Measures(
         means={
             "policy/ratio_mean": (ratio_N.sum().to(torch.float64), count),
@@ -128,15 +149,28 @@ def term_measures(denominator: Denominator, decision: Masked, ratio_N: Tensor, t
 
 
 def policy_measures(logprob_N: Tensor, entropy_N: Tensor | None, batch: TokenBatch) -> Measures:
-    """Entropy, and the distance to the reference where its log-probs are known, over all policy tokens."""
-    count = _count(batch.mask_N)
+    """Entropy, and the distance to the reference where its log-probs are known, over what was sampled.
+
+    Of demonstrations: how likely the policy finds them, and its entropy there.
+    """
+    sampled_N = batch.sampled_N
+    mixed = bool(batch.demonstration_S.any())
+    count = _count(sampled_N)
     means = {}
     if entropy_N is not None:
-        means["policy/entropy"] = (entropy_N.detach().sum().to(torch.float64), count)
+        own_N = masked(entropy_N.detach(), sampled_N) if mixed else entropy_N.detach()
+        means["policy/entropy"] = (own_N.sum().to(torch.float64), count)
     if "ref_logprob" in batch.signals:
-        gap_N = trained(batch.signals["ref_logprob"].to(logprob_N.dtype) - logprob_N, batch)
+        gap_N = masked(batch.signals["ref_logprob"].to(logprob_N.dtype) - logprob_N, sampled_N)
         gap_N = gap_N.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).to(torch.float64)
         means["policy/kl_ref_k3"] = (torch.expm1(gap_N).sub_(gap_N).sum(), count)
+    if mixed:
+        shown_N = batch.mask_N & ~sampled_N
+        shown = _count(shown_N)
+        means["demonstrations/logprob_mean"] = (masked(logprob_N, shown_N).sum().to(torch.float64), shown)
+        if entropy_N is not None:
+            own_N = masked(entropy_N.detach(), shown_N)
+            means["demonstrations/entropy"] = (own_N.sum().to(torch.float64), shown)
     return Measures(means=means)
 
 

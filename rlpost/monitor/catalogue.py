@@ -82,6 +82,48 @@ _DATA = (
     ),
 )
 
+_DEMONSTRATIONS = (
+    Metric(
+        "demonstrations/rows",
+        "rows",
+        "demonstrations in this step's batch",
+        "`prompts_per_step`",
+    ),
+    Metric(
+        "demonstrations/tokens",
+        "tokens",
+        "tokens of them that are to be learnt: the assistant's, each turn with its EOS",
+        "as long as the data has them",
+    ),
+    Metric(
+        "demonstrations/logprob_mean",
+        "nats",
+        "mean over these tokens of log π_θ",
+        "rises towards 0 while they are learnt; far below −1 they are unlike what the policy says",
+    ),
+    Metric(
+        "demonstrations/entropy",
+        "nats",
+        "mean over these tokens of −Σ_v π(v) log π(v)",
+        "falls while they are learnt",
+    ),
+    Metric(
+        "demonstrations/missing",
+        "prompts",
+        "prompts of the batch without a demonstration; only with `source: both`",
+        "0; their samples are trained alone",
+        high=0,
+    ),
+    Metric(
+        "demonstrations/alone",
+        "prompts",
+        "prompts of the batch with a demonstration, but no response that could be scored; only with "
+        "`source: both`",
+        "0; gates that count right responses leave them out",
+        high=0,
+    ),
+)
+
 _ROLLOUT = (
     Metric(
         "rollout/samples",
@@ -310,17 +352,20 @@ _SIGNAL = (
     Metric(
         "signal/nonzero_advantage_share",
         "share",
-        "trained tokens with advantage ≠ 0 / trained tokens",
+        "trained tokens of samples with advantage ≠ 0 / trained tokens of samples",
         "near `signal/informative_group_share`; at 0 the loss is 0 and the step changes nothing",
     ),
     Metric(
         "signal/trained_token_share",
         "share",
-        "tokens that enter the loss / tokens the policy sampled",
+        "sampled tokens that enter the loss / tokens the policy sampled",
         "1 unless a selection drops sequences",
     ),
     Metric(
-        "signal/dropped_groups", "groups", "groups that selection removed entirely", "0 without selection"
+        "signal/dropped_groups",
+        "groups",
+        "groups of samples that selection removed entirely",
+        "0 without selection",
     ),
     Metric(
         "signal/dropped_sequences", "responses", "responses that selection removed", "0 without selection"
@@ -444,10 +489,17 @@ _POLICY = (
     Metric(
         "policy/entropy",
         "nats",
-        "mean over trained tokens of −Σ_v π(v) log π(v), at the sampling temperature",
+        "mean over the batch's sampled tokens of −Σ_v π(v) log π(v), at the sampling temperature",
         "falls slowly; a fast fall to 0 ends exploration, a rise means noise",
     ),
-    Metric("policy/ratio_mean", "ratio", "mean over trained tokens of π_θ / π_den", "close to 1", 0.8, 1.25),
+    Metric(
+        "policy/ratio_mean",
+        "ratio",
+        "mean over trained, sampled tokens of π_θ / π_den",
+        "close to 1",
+        0.8,
+        1.25,
+    ),
     Metric("policy/ratio_max", "ratio", "max over trained tokens of π_θ / π_den", "below about 10", high=100),
     Metric(
         "policy/clip_share_low",
@@ -466,7 +518,7 @@ _POLICY = (
     Metric(
         "policy/kl_ref_k3",
         "nats",
-        "mean over trained tokens of exp(−l) − 1 + l with l = log π_θ − log π_ref",
+        "mean over the batch's sampled tokens of exp(−l) − 1 + l with l = log π_θ − log π_ref",
         "grows slowly; above 1 the policy has left its reference",
         high=10,
     ),
@@ -769,6 +821,7 @@ _PIVOTS = (
 SECTIONS: dict[str, tuple[Metric, ...]] = {
     "The step": _STEP,
     "Data": _DATA,
+    "Demonstrations": _DEMONSTRATIONS,
     "Rollouts": _ROLLOUT,
     "Episodes": _EPISODES,
     "Scoring": _SCORING,

@@ -103,7 +103,7 @@ def before_and_after(evaluations: Sequence[dict[str, Any]], config: RunConfig) -
     """
     if not evaluations:
         return {}
-    sampling = [stage.source != "demonstrations" for stage in config.stages]
+    sampling = [stage.has_rollouts for stage in config.stages]
     warmups = sampling.index(True) if any(sampling) else 0
     step = sum(stage.train.steps for stage in config.stages[:warmups])
     before = next((e for e in evaluations if e["step"] == step), evaluations[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import torch
 
@@ -104,8 +105,10 @@ def train_step(
     warming = critic is not None and state.stage_step < critic.warmup_steps
     report = update(learners, stage, objective, data, prepared, warming)
     adapt(configured, state, report, data.batch.S)
-    if data.prompt_ids:
-        state.remember(data.prompt_ids, prepared.reward_S.tolist())
+    sampled_S = (~data.batch.demonstration_S).tolist()
+    if any(sampled_S):
+        rewards = prepared.reward_S.tolist()
+        state.remember(list(compress(data.prompt_ids, sampled_S)), list(compress(rewards, sampled_S)))
     state.sampler = dict(data.sampler)
     state.step, state.stage_step, state.version = state.step + 1, state.stage_step + 1, state.version + 1
     state.samples += data.samples
@@ -120,10 +123,9 @@ def prepare(
 ) -> tuple[Prepared, StepData]:
     """Compute exactly the signals that the objective reads, then fix advantages and weights."""
     on_policy = stage.train.updates_per_step == 1
-    known = state.statistics(data.prompt_ids) if data.prompt_ids else {}
     asked = {
         name: torch.tensor(values, dtype=torch.float64)
-        for name, values in known.items()
+        for name, values in state.statistics(data.prompt_ids).items()
         if name in objective.sequence_signals
     }
     if "draw_seed" in objective.sequence_signals:
@@ -186,4 +188,4 @@ def update(
 
 def temperature(stage: StageConfig) -> float:
     """Log-probs are taken of the distribution that was sampled; demonstrations were not."""
-    return stage.rollout.temperature if stage.source == "rollouts" else 1.0
+    return stage.rollout.temperature if stage.has_rollouts else 1.0

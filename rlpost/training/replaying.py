@@ -71,7 +71,7 @@ def replay(run_dir: Path, step: int, report: Callable[[str], None] = print) -> d
     metrics: dict[str, float] = {}
     while state.step < step:
         stage = config.stages[state.stage]
-        source: Source = Demonstrations() if stage.source == "demonstrations" else Recorded(directory, stage)
+        source: Source = Recorded(directory, stage) if stage.has_rollouts else Demonstrations(stage)
         if state.stage_step == 0:
             learners.start_stage(stage)
         metrics = replay_step(learners, state, stage, data[stage.name], source, config.seed)

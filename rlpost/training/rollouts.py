@@ -15,7 +15,7 @@ from rlpost.training.lookahead import Lookahead, OpenBatch
 from rlpost.training.recording import write_rollouts
 from rlpost.training.rounds import wants_greedy
 from rlpost.training.run_directory import RunDirectory
-from rlpost.training.sources import StepData, reward_weights, step_data
+from rlpost.training.sources import StepData, step_data
 from rlpost.training.state import RunState
 from rlpost.training.workers import Workers
 
@@ -84,7 +84,7 @@ class Rollouts:
         }
         metrics |= self._environment_metrics()
         self.workers.pool.replaced = self.workers.pool.resubmitted = 0
-        data = step_data(batch.gathered, objective, reward_weights(self.stage), metrics, state.version)
+        data = step_data(batch.gathered, objective, self.stage, metrics, state.version)
         return data.drawn(batch.sampler, batch.epoch)
 
     def _environment_metrics(self) -> dict[str, float]:

@@ -32,9 +32,11 @@ class Gathered:
         prompts: drawn in all.
         trajectories: all scored ones in the order of the prompts, failed and greedy ones included.
         usable: those that may be trained on, of every prompt.
-        groups: those that enter the batch, a list for each prompt that is in it.
+        groups: those that enter the batch, a list for each prompt of which some response could be scored.
         greedy: the reward of every prompt's greedy response, by prompt id.
         metrics: what to report of the rounds.
+        members: the prompts that the batch is of, in their order: all that were drawn, but where a selection
+            refills only those whose groups it took.
     """
 
     prompts: int = 0
@@ -43,6 +45,7 @@ class Gathered:
     groups: list[list[Trajectory]] = field(default_factory=list)
     greedy: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    members: list[Prompt] = field(default_factory=list)
 
     @property
     def sampled(self) -> list[Trajectory]:
@@ -50,9 +53,9 @@ class Gathered:
         return [t for t in self.trajectories if not t.greedy]
 
     @property
-    def rows(self) -> list[Trajectory]:
-        """The rows of the batch."""
-        return [t for group in self.groups for t in group]
+    def group_of(self) -> dict[str, list[Trajectory]]:
+        """The groups by their prompt's id."""
+        return {group[0].prompt.id: group for group in self.groups}
 
 
 def wants_greedy(objective: Objective) -> bool:
@@ -137,6 +140,7 @@ def _refill(
         informative += _informative(found, refill)
         made += 1
     gathered.groups = informative[:wanted]
+    gathered.members = [prompt for prompt in gathered.members if prompt.id in gathered.group_of]
     gathered.metrics |= {
         "rollout/rounds": float(made),
         "signal/uninformative_groups": float(gathered.prompts - len(informative)),
@@ -151,6 +155,7 @@ def _round(
     """Have one round sampled, note it down, and return the usable trajectories of each prompt with some."""
     trajectories = yield prompts
     gathered.prompts += len(prompts)
+    gathered.members += prompts
     gathered.trajectories += trajectories
     groups: dict[str, list[Trajectory]] = {prompt.id: [] for prompt in prompts}
     for trajectory in trajectories:

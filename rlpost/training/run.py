@@ -256,9 +256,7 @@ def run_stage(run: Run, data: Mapping[str, PromptSet], sampling: Sampling, learn
     if learner_path is not None:
         run.learners.load(learner_path, weights_only=run.state.stage_step == 0)
     sampling.cluster.phase = f"stage {stage.name}"
-    source: Source = Demonstrations()
-    if stage.source == "rollouts":
-        source = sampling.source(run, stage)
+    source: Source = sampling.source(run, stage) if stage.has_rollouts else Demonstrations(stage)
     train_stage(run, stage, data[stage.name], source)
 
 

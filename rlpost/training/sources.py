@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,15 @@ import torch
 from rlpost.config.rules import reward_name
 from rlpost.config.schema import StageConfig
 from rlpost.data import PromptSampler
-from rlpost.data.collate import ModelInputs, collate, collate_demonstrations, reward_parts
+from rlpost.data.collate import (
+    BatchRow,
+    ModelInputs,
+    collate_demonstrations,
+    collate_rows,
+    demonstrated_rows,
+    reward_parts,
+    sampled_row,
+)
 from rlpost.data.trajectory import OUTCOMES, Prompt, Trajectory
 from rlpost.errors import DataError
 from rlpost.estimator import Objective, TokenBatch
@@ -28,8 +37,8 @@ class StepData:
     """One step's batch, what it was made from, and what to report of it.
 
     Attributes:
-        prompt_ids: of the batch's rows, in their order; empty for demonstrations.
-        samples: responses sampled, or demonstrations used.
+        prompt_ids: of the batch's rows, in their order.
+        samples: responses sampled; demonstrations used, where nothing is sampled.
         sampler: the prompt sampler's state after this step's last draw, where a resumed run goes on.
         epoch: the sampler's, then.
     """
@@ -58,11 +67,15 @@ class Source(Protocol):
 class Demonstrations:
     """The dataset's own responses."""
 
+    def __init__(self, stage: StageConfig) -> None:
+        self.stage = stage
+
     def collect(self, sampler: PromptSampler, objective: Objective, state: RunState) -> StepData:
         prompts = sampler.next_batch()
-        inputs, batch = collate_demonstrations(prompts)
+        inputs, batch = collate_demonstrations(prompts, self.stage.data.demonstration_reward)
         metrics = {"data/prompts": float(len(prompts))}
-        return StepData(inputs, batch, (), len(prompts), metrics, sampler.state_dict(), sampler.epoch)
+        ids = [prompt.id for prompt in prompts]
+        return StepData(inputs, batch, ids, len(prompts), metrics, sampler.state_dict(), sampler.epoch)
 
 
 class Recorded:
@@ -90,7 +103,7 @@ class Recorded:
             return [t for prompt in prompts for t in recorded[prompt.id]]
 
         gathered = gather(sampler, sample, objective, self.stage.train.prompts_per_step)
-        data = step_data(gathered, objective, reward_weights(self.stage), {}, state.version)
+        data = step_data(gathered, objective, self.stage, {}, state.version)
         return data.drawn(sampler.state_dict(), sampler.epoch)
 
 
@@ -100,26 +113,48 @@ def reward_weights(stage: StageConfig) -> dict[str, float]:
 
 
 def step_data(
-    gathered: Gathered,
-    objective: Objective,
-    weights: Mapping[str, float],
-    metrics: dict[str, float],
-    version: int,
+    gathered: Gathered, objective: Objective, stage: StageConfig, metrics: dict[str, float], version: int
 ) -> StepData:
-    """The batch of the gathered groups, with what the objective wants to know of each response."""
-    rows = gathered.rows
-    inputs, batch = collate(rows)
+    """The batch of what was gathered, with what the objective wants to know of each response.
+
+    Prompt by prompt: the responses that could be scored, and with `source: both` the demonstration behind
+    them. A prompt of which no response could be scored has its demonstration alone in the batch.
+    """
+    rows = batch_rows(gathered, stage)
+    inputs, batch = collate_rows(rows)
     signals = {}
     if wants_greedy(objective):
-        greedy = [gathered.greedy[t.prompt.id] for t in rows]
+        greedy = [gathered.greedy.get(row.prompt.id, math.nan) for row in rows]
         signals["greedy_reward"] = torch.tensor(greedy, dtype=torch.float64)
     if "reward_parts" in objective.sequence_signals:
-        signals |= reward_parts(rows, weights)
+        signals |= reward_parts(rows, reward_weights(stage))
     batch = replace(batch, sequence_signals=signals)
     report = metrics | {"data/prompts": float(gathered.prompts)} | gathered.metrics
     report |= rollout_metrics(gathered.sampled, gathered.usable, version)
     report |= episode_metrics(gathered.sampled)
-    return StepData(inputs, batch, [t.prompt.id for t in rows], len(gathered.sampled), report)
+    if stage.has_demonstrations:
+        report |= demonstration_metrics(gathered)
+    return StepData(inputs, batch, [row.prompt.id for row in rows], len(gathered.sampled), report)
+
+
+def batch_rows(gathered: Gathered, stage: StageConfig) -> list[BatchRow]:
+    """The rows of a step's batch, contiguous for each prompt."""
+    group_of, rows = gathered.group_of, []
+    for prompt in gathered.members:
+        rows += [sampled_row(trajectory) for trajectory in group_of.get(prompt.id, ())]
+        if stage.has_demonstrations:
+            rows += demonstrated_rows(prompt, stage.data.demonstration_reward)
+    return rows
+
+
+def demonstration_metrics(gathered: Gathered) -> dict[str, float]:
+    """Prompts of the batch without a demonstration, and those with nothing else."""
+    with_one = [prompt for prompt in gathered.members if prompt.demonstration is not None]
+    alone = sum(prompt.id not in gathered.group_of for prompt in with_one)
+    return {
+        "demonstrations/missing": float(len(gathered.members) - len(with_one)),
+        "demonstrations/alone": float(alone),
+    }
 
 
 def rollout_metrics(

@@ -29,7 +29,7 @@ def load_stages(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> dict[s
     for stage in config.stages:
         data = training_data(stage.data)
         prompts = load_with_environment(data, stage.environment, tokenizer, config.seed)
-        if stage.source == "demonstrations":
+        if stage.has_demonstrations:
             check_demonstrations(prompts, config.model)
         stages[stage.name] = prompts
     return stages

@@ -225,7 +225,7 @@ def test_stale_samples_need_a_correction_or_the_samplers_own_log_probs(message, 
 
 
 def test_demonstrations_have_no_age(message):
-    assert "`max_staleness` is read only with `source: rollouts`" in message(
+    assert "`max_staleness` is read only where responses are sampled" in message(
         "stages.warmup.train.max_staleness=1"
     )
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlpost.data import Prompt, RewardResult, Trajectory, Turn, collate, collate_demonstrations, unsampled
-from rlpost.data.collate import reward_parts
+from rlpost.data.collate import collate_rows, demonstrated_rows, reward_parts, sampled_row
 from rlpost.estimator import build_objective
 
 ONE = Prompt("one", "", (11, 12))
@@ -129,13 +129,40 @@ def test_demonstrations_are_rows_of_their_own_groups_with_every_token_trained():
     assert batch.turn_N.tolist() == [0, 0, 0]
     assert batch.group_S.tolist() == [0, 1]
     assert batch.demonstration_S.tolist() == [True, True]
-    assert batch.reward_S.tolist() == [0.0, 0.0]
+    assert batch.reward_S.tolist() == [1.0, 1.0]
     assert dict(batch.signals) == {}
 
 
 def test_a_prompt_without_a_demonstration_is_refused():
     with pytest.raises(ValueError, match="prompt 'one' has no demonstration"):
         collate_demonstrations([ONE])
+
+
+def test_samples_and_demonstrations_are_contiguous_for_each_prompt_with_masks_of_their_own():
+    shown = (demonstrated(5, 2), unsampled((6, 7), "", by_policy=False), demonstrated(8, 2))
+    talk = Prompt("talk", "", (1,), demonstration=shown)
+    word = Prompt("word", "", (3, 4), demonstration=(demonstrated(9, 2),))
+    said = trajectory(talk, [rewarded(sampled(5, 2), 0.25), observed(6), sampled(7)], 0.5, "length")
+    rows = [
+        sampled_row(said),
+        *demonstrated_rows(talk, 2.0),
+        *demonstrated_rows(word),
+        *demonstrated_rows(ONE),
+    ]
+    inputs, batch = collate_rows(rows)
+    assert [p.tolist() for p in inputs.prompt_ids] == [[1], [1], [3, 4]]
+    assert [r.tolist() for r in inputs.response_ids] == [[5, 2, 6, 7], [5, 2, 6, 7, 8, 2], [9, 2]]
+    assert batch.group_S.tolist() == [0, 0, 1]
+    assert batch.reward_S.tolist() == [0.5, 2.0, 1.0]
+    assert batch.truncated_S.tolist() == [True, False, False]
+    assert batch.demonstration_S.tolist() == [False, True, True]
+    T, F = True, False
+    assert batch.mask_N.tolist() == [T, T, F, T, T, T, F, F, T, T, T, T]
+    assert batch.turn_N.tolist() == [0, 0, 1, 2, 0, 0, 1, 1, 2, 2, 0, 0]
+    behaviour_N = batch.signal("behaviour_logprob")
+    assert behaviour_N.isnan().tolist() == [F, F, T, F, *[T] * 8]
+    # What turns leave of a reward is the last token's, so a demonstration's reward stays whole.
+    assert batch.signal("token_reward").tolist() == [0, 0.25, *[0] * 10]
 
 
 def test_the_parts_of_several_reward_functions_are_weighted_and_add_up_to_the_reward():
@@ -145,13 +172,13 @@ def test_the_parts_of_several_reward_functions_are_weighted_and_add_up_to_the_re
         )
         return replace(trajectory(ONE, [sampled(1)]), reward=reward)
 
-    rows = [of(1.0, 0.0), of(0.25, 1.0)]
+    rows = [sampled_row(of(1.0, 0.0)), sampled_row(of(0.25, 1.0))]
     parts = reward_parts(rows, {"right": 2.0, "form": -0.5})
     assert {name: part.tolist() for name, part in parts.items()} == {
         "reward_part/right": [2.0, 0.5],
         "reward_part/form": [0.0, -0.5],
     }
-    assert sum(parts.values()).tolist() == collate(rows)[1].reward_S.tolist()
+    assert sum(parts.values()).tolist() == collate_rows(rows)[1].reward_S.tolist()
     assert reward_parts(rows, {"does not apply": 1.0})["reward_part/does not apply"].tolist() == [0.0, 0.0]
-    with pytest.raises(ValueError, match="has no reward"):
-        reward_parts([replace(trajectory(ONE, [sampled(1)]), reward=None)], {"right": 1.0})
+    (demonstration,) = demonstrated_rows(Prompt("shown", "", (1,), demonstration=(demonstrated(2),)))
+    assert math.isnan(reward_parts([demonstration], {"right": 1.0})["reward_part/right"].item())

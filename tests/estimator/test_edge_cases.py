@@ -225,7 +225,7 @@ def test_a_missing_signal_is_named_beside_those_that_are_there() -> None:
         objective.loss(torch.zeros(2), prepared)
 
 
-def test_demonstrations_alone_report_no_share_of_informative_groups():
+def test_demonstrations_alone_report_nothing_of_groups_and_sampled_tokens():
     batch = TokenBatch(
         sequence_N=torch.tensor([0, 0, 1]),
         mask_N=torch.ones(3, dtype=torch.bool),
@@ -236,5 +236,4 @@ def test_demonstrations_alone_report_no_share_of_informative_groups():
         demonstration_S=torch.ones(2, dtype=torch.bool),
     )
     values = build_objective({"base": "sft"}).prepare(batch).measures.values()
-    assert "signal/informative_group_share" not in values
-    assert values["signal/trained_token_share"] == 1.0
+    assert values == {"demonstrations/rows": 2.0, "demonstrations/tokens": 3.0}

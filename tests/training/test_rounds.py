@@ -108,7 +108,7 @@ def test_the_same_sampler_state_gives_the_same_groups_again():
         two.load_state_dict(state)
         second = gather(two, Policy(uniform), dapo(refill=True), 4)
         assert [t.id for t in first.trajectories] == [t.id for t in second.trajectories]
-        assert [t.id for t in first.rows] == [t.id for t in second.rows]
+        assert first.groups == second.groups
     assert one.state_dict() == two.state_dict()
 
 
@@ -150,6 +150,6 @@ def test_a_prompt_whose_greedy_response_failed_to_score_leaves_the_batch_and_is_
     found = gather(sampler(3, 3), sample, ALGORITHMS["remax"].objective, 3)
     assert sorted(group[0].prompt.id for group in found.groups) == ["p0", "p2"]
     assert found.greedy == {"p0": 0.5, "p2": 0.5}
-    assert not any(t.greedy for t in found.rows + found.sampled)
+    assert not any(t.greedy for group in [*found.groups, found.sampled] for t in group)
     assert (len(found.sampled), len(found.usable)) == (6, 4)
     assert found.metrics == {"rollout/greedy_samples": 3.0, "rollout/greedy_failures": 1.0}

@@ -8,7 +8,7 @@ from rlpost.monitor import read_metrics
 from rlpost.rollout.task import RolloutTask, sample_seed, sampling_settings
 from rlpost.training import run as training
 from rlpost.training.rounds import gather
-from rlpost.training.sources import reward_weights, step_data
+from rlpost.training.sources import step_data
 
 CORRECTED = "stages.rl.algorithm={base: grpo, correction: [{truncated: {}}]}"
 
@@ -37,7 +37,7 @@ class PlainRollouts:
             return self.scorer.score(self.workers.group.call(0, "rollout", tasks))
 
         gathered = gather(sampler, sample, objective, self.stage.train.prompts_per_step)
-        data = step_data(gathered, objective, reward_weights(self.stage), metrics, state.version)
+        data = step_data(gathered, objective, self.stage, metrics, state.version)
         return data.drawn(sampler.state_dict(), sampler.epoch)
 
 

@@ -200,12 +200,17 @@ def test_a_part_from_the_users_file_reaches_ray_actors(small_config, own_part, t
         assert row["policy/loss"] == pytest.approx(other["policy/loss"], abs=1e-5)
 
 
+def one_group(trajectories):
+    members = [trajectories[0].prompt]
+    return Gathered(1, trajectories, trajectories, [trajectories], members=members)
+
+
 def test_schedules_see_the_share_of_the_stages_steps_that_are_done(finished):
     config = load_config(finished / "config.yaml")
     stage = config.stages[1]
     objective = stage_objective(stage)
     trajectories = read_rollouts(RunDirectory(finished).rollouts(5))
-    data = step_data(Gathered(1, trajectories, trajectories, [trajectories]), objective, {}, {}, 4)
+    data = step_data(one_group(trajectories), objective, stage, {}, 4)
     for step, progress in ((0, 0.0), (3, 0.5), (5, 5 / 6)):
         _, prepared = prepare(None, stage, objective, data, RunState(stage_step=step), 0)
         assert prepared.batch.progress == progress
@@ -216,7 +221,7 @@ def test_statistics_are_of_the_shaped_reward(small_config, finished):
     stage = config.stages[1]
     objective = stage_objective(stage)
     trajectories = read_rollouts(RunDirectory(finished).rollouts(5))
-    data = step_data(Gathered(4, trajectories, trajectories, [trajectories]), objective, {}, {}, 4)
+    data = step_data(one_group(trajectories), objective, stage, {}, 4)
     prepared, data = prepare(None, stage, objective, data, RunState(), 0)
     raw_S = data.batch.reward_S
     assert data.batch.sequence_signal("prompt_visits").tolist() == [0.0] * 16

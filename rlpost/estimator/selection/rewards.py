@@ -45,6 +45,9 @@ class DropUniform:
     With `refill`, DAPO's dynamic sampling (arXiv 2503.14476): the run samples further prompts until
     the batch has all its groups, or `max_rounds` rounds were made. Informative groups beyond those are
     dropped and counted.
+
+    Demonstrations are in no group here, whatever their reward: they stay, those of dropped groups too. With
+    `refill` a prompt that is passed over leaves with its demonstration.
     """
 
     refill: bool = False
@@ -64,7 +67,10 @@ class DropUniform:
         return groups.informative_G[groups.id_S]
 
     def __call__(self, batch: TokenBatch, advantage_N: Tensor) -> Selected:
-        return Selected(self.informative(batch.group_S, batch.reward_S) | batch.demonstration_S)
+        rollout_S = ~batch.demonstration_S
+        keep_S = batch.demonstration_S.clone()
+        keep_S[rollout_S] = self.informative(batch.group_S[rollout_S], batch.reward_S[rollout_S])
+        return Selected(keep_S)
 
     @property
     def formula(self) -> str:

@@ -1,0 +1,69 @@
+"""Rules on what a stage learns from: sampled responses, demonstrations, or both in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlpost.config.problems import Problem
+from rlpost.config.schema import RunConfig, StageConfig
+from rlpost.estimator import Objective, Term
+
+
+def algorithms_fit_their_source(
+    objectives: Iterator[tuple[int, StageConfig, Objective]],
+) -> Iterator[Problem]:
+    """Every term of an objective finds rows to read, and every kind of rows a term that reads it."""
+    for index, stage, objective in objectives:
+        given = {"rollouts", "demonstrations"} if stage.source == "both" else {stage.source}
+        named = {kind for term in objective.terms for kind in _rows_read(term)}
+        takes_all = any(term.rows == "all" for term in objective.terms)
+        if named == given or (takes_all and named <= given):
+            continue
+        wanted = sorted(named) or ["rollouts"]
+        yield Problem(
+            ("stages", index, "source"),
+            f"`{stage.algorithm['base']}` learns from {' and '.join(wanted)}",
+            found=f"source: {stage.source} in stage `{stage.name}`",
+            needed=f"source: {'both' if len(wanted) > 1 else wanted[0]}",
+        )
+
+
+def _rows_read(term: Term) -> set[str]:
+    """The kinds of rows that a term asks for by name."""
+    if term.compared_with == "all":
+        return {"rollouts", "demonstrations"}
+    return {term.rows} - {"all"}
+
+
+def demonstrations_are_there(config: RunConfig) -> Iterator[Problem]:
+    """A stage that learns from demonstrations has a column of them, and one for each prompt."""
+    for index, stage in enumerate(config.stages):
+        if not stage.has_demonstrations:
+            continue
+        if stage.data.demonstration_column is None:
+            yield Problem(
+                ("stages", index, "data", "demonstration_column"),
+                f"stage `{stage.name}` learns from demonstrations, but no column holds them",
+                needed="`demonstration_column: demonstration`"
+                if stage.data.task is not None
+                else "`demonstration_column: NAME`",
+            )
+        if not stage.has_rollouts and stage.train.samples_per_prompt != 1:
+            yield Problem(
+                ("stages", index, "train", "samples_per_prompt"),
+                "a prompt has one demonstration",
+                found=f"{stage.train.samples_per_prompt} samples_per_prompt",
+                needed="samples_per_prompt: 1 in a stage with source: demonstrations",
+            )
+
+
+def mixed_batches_have_one_temperature(config: RunConfig) -> Iterator[Problem]:
+    """The learner takes all log-probs of a batch at one temperature, and demonstrations are learnt at 1."""
+    for index, stage in enumerate(config.stages):
+        if stage.source == "both" and stage.rollout.temperature != 1.0:
+            yield Problem(
+                ("stages", index, "rollout", "temperature"),
+                "samples and demonstrations of one batch are learnt at one temperature",
+                found=f"temperature: {stage.rollout.temperature:g} with source: both",
+                needed="rollout.temperature: 1.0",
+            )
