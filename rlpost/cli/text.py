@@ -60,10 +60,12 @@ def row_as_json(row: Row) -> dict[str, Any]:
 
 def _parts(axis: str, value: Any, term: int | None) -> Iterator[dict[str, Any]]:
     """The parts in an objective: whatever has a formula; terms are numbered from 1."""
-    from rlpost.estimator import PARTS, AllOf
+    from rlpost.estimator import PARTS, AllGates, AllOf
 
     if isinstance(value, AllOf):
         yield from _parts(axis, value.masks, term)
+    elif isinstance(value, AllGates):
+        yield from _parts(axis, value.gates, term)
     elif isinstance(value, tuple):
         for number, item in enumerate(value, start=1):
             yield from _parts(axis, item, number if axis == "terms" else term)

@@ -45,7 +45,7 @@ from rlpost.estimator.compose import build_objective
 from rlpost.estimator.correction import Banded, RatioGate, SelfNormalised, Truncated
 from rlpost.estimator.credit import OutcomeCredit, SignedReward
 from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, ShapedUnit, Unit
-from rlpost.estimator.gate import AllGates, EntropyWeight, Open, PassRateGate
+from rlpost.estimator.gate import AllGates, EntropyWeight, Open, RewardGate
 from rlpost.estimator.granularity import ClippedGeometric, SequenceRatio, TokenRatio, TurnRatio
 from rlpost.estimator.mask import (
     AllOf,
@@ -68,6 +68,7 @@ from rlpost.estimator.outcome import (
     outcome_loss,
 )
 from rlpost.estimator.parts import PARTS
+from rlpost.estimator.pass_gates import PassCountTable, PassRateGate
 from rlpost.estimator.prepared import Prepared, PreparedTerm
 from rlpost.estimator.regulariser import KL, Entropy
 from rlpost.estimator.selection import (
@@ -139,6 +140,7 @@ __all__ = [
     "OutcomeCredit",
     "OverlongFilter",
     "PassAtK",
+    "PassCountTable",
     "PassRateGate",
     "Preference",
     "Prepared",
@@ -146,6 +148,7 @@ __all__ = [
     "PromptMean",
     "RatioGate",
     "Reward",
+    "RewardGate",
     "Row",
     "SelfNormalised",
     "SequenceMeanAdvantage",

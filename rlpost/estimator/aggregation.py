@@ -166,6 +166,9 @@ class PromptMean:
     Attributes:
         inside: the average over the prompt's own tokens and sequences.
         constant: C of "sequence_sum_over_constant"; None takes the run's maximum response length.
+        counts: what the average inside divides by: the prompt's rows that this term trains ("own"), all
+            its "rollouts", or "all" its rows. With "all", terms over rollouts and demonstrations
+            together are one average, in which a demonstration counts as one more response (LUFFY).
     """
 
     inside: Literal[
@@ -176,6 +179,7 @@ class PromptMean:
         "sequence_sum_over_constant",
     ] = "token_mean"
     constant: float | None = None
+    counts: Literal["own", "rollouts", "all"] = "own"
 
     def __post_init__(self) -> None:
         if self.constant is not None and self.inside != "sequence_sum_over_constant":
@@ -197,7 +201,9 @@ class PromptMean:
         _, group_S = torch.unique(batch.group_S, return_inverse=True)
         width = int(group_S.max()) + 1 if group_S.numel() else 1
         prompts, prompt_S = torch.unique(update_S * width + group_S, return_inverse=True)
-        inside_N = self._inner(batch, mask_N, prompt_S)
+        inside_N = self._inner(batch, self._counted(batch, mask_N), prompt_S)
+        if self.counts != "own":
+            inside_N = inside_N * mask_N
         live_S = (trained_length(batch, batch.mask_N) > 0).to(torch.float64)
         live_P = segment_sum(live_S, prompt_S, prompts.shape[0]) > 0
         update_P = torch.div(prompts, width, rounding_mode="floor")
@@ -205,9 +211,14 @@ class PromptMean:
         prompts_U = segment_sum(live_P, update_P, count).clamp(min=1.0)
         return inside_N / batch.spread(prompts_U[update_S])
 
+    def _counted(self, batch: TokenBatch, mask_N: Tensor) -> Tensor:
+        """bool [N], the tokens that the average inside divides by."""
+        return {"own": mask_N, "rollouts": batch.sampled_N, "all": batch.mask_N}[self.counts]
+
     @property
     def formula(self) -> str:
-        return f"mean over prompts of [{self._inner.formula}]"
+        over = {"own": "", "rollouts": " over all rollouts", "all": " over rollouts and demonstrations"}
+        return f"mean over prompts of [{self._inner.formula}]{over[self.counts]}"
 
 
 _INSIDE: dict[str, Aggregation] = {

@@ -6,7 +6,7 @@ from rlpost.estimator.advantage import GAE, GDPO, Constant, TokenReturn
 from rlpost.estimator.correction import SelfNormalised
 from rlpost.estimator.credit import OutcomeCredit
 from rlpost.estimator.denominator import Behaviour, ShapedUnit, Unit
-from rlpost.estimator.gate import PassRateGate
+from rlpost.estimator.gate_checks import gate_problems
 from rlpost.estimator.granularity import ClippedGeometric
 from rlpost.estimator.mask import AllOf, Keep, SoftGate
 from rlpost.estimator.objective import Objective
@@ -38,12 +38,8 @@ def check_objective(objective: Objective) -> None:
     _check_critic(objective)
     if objective.transform is not None:
         _check_transform(objective)
-    gated = any(isinstance(term.gate, PassRateGate) for term in objective.terms)
-    if gated and all(term.rows == "demonstrations" for term in objective.terms):
-        raise CompositionError(
-            "gate `pass_rate` counts rollouts that succeed, and this objective has demonstrations alone; "
-            "use gate `open`"
-        )
+    for problem in gate_problems(objective):
+        raise CompositionError(problem)
     for part in objective.regularisers:
         if isinstance(part, KL) and part.kind == "k1":
             raise CompositionError(

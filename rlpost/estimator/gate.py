@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from rlpost.estimator.batch import TokenBatch
-from rlpost.estimator.segments import segment_sum, sequence_mean
+from rlpost.estimator.measures import Measures
+from rlpost.estimator.segments import sequence_mean
 
 
 class Gate(Protocol):
@@ -24,14 +25,25 @@ class Gate(Protocol):
         """`weight_S`, float64 [S]; a sequence of weight 0 is not in the term at all."""
         ...
 
+    def measures(self, batch: TokenBatch) -> Measures:
+        """What to report; shares, so that two terms may report the same."""
+        ...
+
     @property
     def formula(self) -> str:
         """In the notation of the papers."""
         ...
 
 
+class _Unmeasured:
+    """A gate with nothing to report."""
+
+    def measures(self, batch: TokenBatch) -> Measures:
+        return Measures()
+
+
 @dataclass(frozen=True)
-class Open:
+class Open(_Unmeasured):
     """Every sequence with weight 1."""
 
     signals: ClassVar[frozenset[str]] = frozenset()
@@ -45,42 +57,31 @@ class Open:
 
 
 @dataclass(frozen=True)
-class PassRateGate:
-    """1[P > threshold] or 1[P <= threshold], P the share of the prompt's rollouts that succeed.
-
-    HPT's switch between learning from rollouts and from a demonstration (arXiv 2509.04419, eq. 10). It
-    compares counts, k > floor(threshold n + 1e-9), so that 2 of 8 is never above 2/8. The task's reward
-    counts, before any shaping. Every row of the prompt has the same weight; a prompt without
-    rollouts has no P and weight 0 on either side.
+class RewardGate(_Unmeasured):
+    """1[R >= success], or 1[R < success] with side "wrong": rollouts of one outcome; demonstrations have 0.
 
     Attributes:
-        threshold: gamma. 1 or above sends every prompt to the "at_most" side, below 0 to the other.
-        success: a rollout succeeds from this reward on.
-        side: "above" for the rollouts' term, "at_most" for the demonstrations'.
+        side: "right" or "wrong".
+        success: a rollout is right from this reward on.
     """
 
-    threshold: float = 0.0
+    side: Literal["right", "wrong"] = "right"
     success: float = 1.0
-    side: Literal["above", "at_most"] = "above"
     signals: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, batch: TokenBatch) -> Tensor:
-        labels, group_S = torch.unique(batch.group_S, return_inverse=True)
-        rollout_S = ~batch.demonstration_S
-        size_G = segment_sum(rollout_S, group_S, labels.shape[0])
-        right_G = segment_sum(rollout_S & (batch.reward_S >= self.success), group_S, labels.shape[0])
-        above_G = right_G > torch.floor(self.threshold * size_G + 1e-9)
-        open_G = above_G if self.side == "above" else ~above_G
-        return (open_G & (size_G > 0)).to(torch.float64)[group_S]
+        right_S = batch.reward_S >= self.success
+        chosen_S = right_S if self.side == "right" else ~right_S
+        return (chosen_S & ~batch.demonstration_S).to(torch.float64)
 
     @property
     def formula(self) -> str:
-        sign = ">" if self.side == "above" else "<="
-        return f"1 if P {sign} {self.threshold:g}, else 0; P = share of the prompt's R >= {self.success:g}"
+        sign = ">=" if self.side == "right" else "<"
+        return f"1 if R_i {sign} {self.success:g}, else 0"
 
 
 @dataclass(frozen=True)
-class EntropyWeight:
+class EntropyWeight(_Unmeasured):
     """w_i = scale exp(slope mean_t H_t): how undecided the policy is about the whole sequence.
 
     SRFT as arXiv 2509.04419's code has it: 0.5 e^-H for demonstrations, so that those far from the
@@ -100,7 +101,7 @@ class EntropyWeight:
             raise ValueError(f"scale must be above 0, found {self.scale:g}")
 
     def __call__(self, batch: TokenBatch) -> Tensor:
-        return self.scale * torch.exp(self.slope * sequence_mean(batch.signal("entropy"), batch))
+        return self.scale * torch.exp(self.slope * sequence_mean(batch.signal("entropy").detach(), batch))
 
     @property
     def formula(self) -> str:
@@ -126,6 +127,9 @@ class AllGates:
         for gate in self.gates[1:]:
             weight_S = weight_S * gate(batch)
         return weight_S
+
+    def measures(self, batch: TokenBatch) -> Measures:
+        return sum((gate.measures(batch) for gate in self.gates), Measures())
 
     @property
     def formula(self) -> str:

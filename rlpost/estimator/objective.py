@@ -136,6 +136,7 @@ class Objective:
                 there are fewer sequences, so that none is empty.
         """
         gates = [term.gate(batch) for term in self.terms]
+        gated = sum((term.gate.measures(batch) for term in self.terms), Measures())
         left = Narrowed.of(batch)
         for selection in (s for s in self.selection if s.before_advantages):
             nothing_N = torch.zeros(left.batch.N, dtype=torch.float64, device=batch.group_S.device)
@@ -152,7 +153,7 @@ class Objective:
         prepared = self._weigh(left, [gate_S[left.index_S] for gate_S in gates], reward_S, updates)
         kept_targets = dict(zip(targets, left.columns_N[len(advantages) :], strict=True))
         prepared = replace(prepared, value_targets=kept_targets)
-        measures = prepared.measures + left.measures + responses
+        measures = prepared.measures + left.measures + responses + gated
         if self.selection:
             measures = measures + selection_measures(batch, with_advantages, left)
         for term in formed:

@@ -38,7 +38,7 @@ from rlpost.estimator.aggregation import (
 from rlpost.estimator.correction import Banded, RatioGate, SelfNormalised, Truncated
 from rlpost.estimator.credit import OutcomeCredit, SignedReward
 from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, ShapedUnit, Unit
-from rlpost.estimator.gate import EntropyWeight, Open, PassRateGate
+from rlpost.estimator.gate import EntropyWeight, Open, RewardGate
 from rlpost.estimator.granularity import ClippedGeometric, SequenceRatio, TokenRatio, TurnRatio
 from rlpost.estimator.mask import (
     Clip,
@@ -49,6 +49,7 @@ from rlpost.estimator.mask import (
     SoftGate,
     TotalVariation,
 )
+from rlpost.estimator.pass_gates import PassCountTable, PassRateGate
 from rlpost.estimator.selection import (
     D3S,
     DropUniform,
@@ -128,7 +129,13 @@ PARTS: dict[str, dict[str, type[Any]]] = {
         "ratio_gate": RatioGate,
         "self_normalised": SelfNormalised,
     },
-    "gate": {"open": Open, "pass_rate": PassRateGate, "entropy_weight": EntropyWeight},
+    "gate": {
+        "open": Open,
+        "pass_rate": PassRateGate,
+        "pass_count": PassCountTable,
+        "reward": RewardGate,
+        "entropy_weight": EntropyWeight,
+    },
     "shaping": {
         "soft_overlong": SoftOverlong,
         "kl_in_reward": KLInReward,

@@ -52,9 +52,9 @@ def test_the_gate_counts_graded_rewards_from_the_success_value_on_prompt_by_prom
 
 
 def test_two_thirds_of_three_are_not_more_than_two_thirds() -> None:
-    batch = batch_of([1] * 3, rewards=[1, 1, 0])
-    assert PassRateGate(2 / 3)(batch).tolist() == [0, 0, 0]
-    assert PassRateGate(0.66)(batch).tolist() == [1, 1, 1]
+    batch = batch_of([1] * 4, rewards=[1, 1, 0, 0], demonstrations=[3])
+    assert PassRateGate(2 / 3)(batch).tolist() == [0] * 4
+    assert PassRateGate(0.66)(batch).tolist() == [1] * 4
 
 
 def hybrid(rl: str, sft: str) -> Objective:

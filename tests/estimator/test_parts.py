@@ -15,6 +15,7 @@ from rlpost.estimator import (
     ALGORITHMS,
     KL,
     PARTS,
+    AllGates,
     AllOf,
     Entropy,
     actions,
@@ -128,8 +129,9 @@ def test_every_row_says_what_it_is_and_where_it_is_published(name: str) -> None:
     for term in row.objective.terms:
         masks = term.mask.masks if isinstance(term.mask, AllOf) else (term.mask,)
         used = (term.advantage, term.denominator, term.granularity, *masks, term.aggregation)
+        gates = term.gate.gates if isinstance(term.gate, AllGates) else (term.gate,)
         assert {
-            type(p) for p in (*used, term.gate, *term.shaping, *term.correction, *row.objective.selection)
+            type(p) for p in (*used, *gates, *term.shaping, *term.correction, *row.objective.selection)
         } <= parts
 
 
