@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from learner_batches import model_inputs, token_batch
 
@@ -22,7 +24,17 @@ def plan(objective: Objective | None = None, **settings) -> CriticPlan:
     return CriticPlan(config, (objective or ppo()).value_heads)
 
 
-PLANS = {"own": plan(max_grad_norm=0.5), "shared": plan(shared=True, coefficient=0.5)}
+def credited() -> Objective:
+    """Leave-one-out advantages of right and wrong, weighted by a token reward model."""
+    shaping = ["signed_reward", "outcome_credit"]
+    return build_objective({"base": "rloo", "shaping": shaping, "selection": "one_right_one_wrong"})
+
+
+PLANS = {
+    "own": plan(max_grad_norm=0.5),
+    "shared": plan(shared=True, coefficient=0.5),
+    "outcome": plan(credited(), value_clip=None),
+}
 
 
 def ppo_arguments(seed=0, objective=None, values=None) -> tuple[ModelInputs, Prepared, Objective, float]:
@@ -33,3 +45,20 @@ def ppo_arguments(seed=0, objective=None, values=None) -> tuple[ModelInputs, Pre
         generator = torch.Generator().manual_seed(100 + seed)
         values = {head: 0.3 * torch.randn(batch.N, generator=generator) for head in objective.value_heads}
     return inputs, objective.prepare(batch.with_signals(**values)), objective, 0.8
+
+
+def outcome_arguments(seed=0, logits=None) -> tuple[ModelInputs, Prepared, Objective, float]:
+    """The same for a token reward model; half the responses are right, the logits random unless given."""
+    inputs, objective = model_inputs(seed=seed), credited()
+    batch = token_batch(inputs, seed)
+    rows = torch.arange(batch.S, dtype=torch.float64)
+    batch = replace(batch, reward_S=(rows + seed) % 2, sequence_signals={"draw_seed": rows})
+    if logits is None:
+        logits = 2.0 * torch.randn(batch.N, generator=torch.Generator().manual_seed(100 + seed))
+    prepared = objective.prepare(batch.with_signals(outcome=logits))
+    return inputs, prepared, objective, 0.8
+
+
+def critic_arguments(kind: str, seed=0) -> tuple[ModelInputs, Prepared, Objective, float]:
+    """What an update takes with that one of PLANS."""
+    return outcome_arguments(seed) if kind == "outcome" else ppo_arguments(seed)

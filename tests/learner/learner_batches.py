@@ -89,10 +89,11 @@ def arguments_of_row(name: str, **changes) -> tuple[ModelInputs, Prepared, Objec
             "prompt_mean": torch.full_like(noise_S, 0.25),
             "prompt_variance": torch.full_like(noise_S, 0.1),
             "greedy_reward": torch.full_like(noise_S, 0.4),
+            "draw_seed": torch.arange(batch.S, dtype=torch.float64) * 2.0**40,
             "reward_part/a": noise_S,
             "reward_part/b": 1.0 - noise_S.square(),
         },
-    ).with_signals(entropy=noise_N, value=noise_N - 0.5)
+    ).with_signals(entropy=noise_N, value=noise_N - 0.5, outcome=4.0 * noise_N - 2.0)
     prepared = objective.prepare(batch)
     return inputs.rows(prepared.kept_S.tolist()), prepared, objective, 0.8
 

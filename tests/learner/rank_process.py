@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import torch
-from critic_batches import PLANS, ppo_arguments
+from critic_batches import PLANS, critic_arguments
 from learner_batches import MODEL, arguments_of_row, flat_gradient, train, update_arguments
 from safetensors.torch import save_file
 
@@ -33,7 +33,7 @@ def critic_reports(learner, kind, rank, world_size):
     learner.start_stage(train(), False, PLANS[kind])
     reports = []
     for step in range(3):
-        arguments = ppo_arguments(step)
+        arguments = critic_arguments(kind, step)
         rows = shard(arguments[0].lengths, world_size)[rank]
         reports.append(learner.update(*rows_of(arguments, rows), values_only=step == 0))
     return reports

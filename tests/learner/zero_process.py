@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
-from critic_batches import PLANS, ppo_arguments
+from critic_batches import PLANS, critic_arguments
 from learner_batches import MODEL, arguments_of_row, model_inputs, train, update_arguments
 from rank_process import rows_of, scaled
 from safetensors.torch import save_file
@@ -96,7 +96,7 @@ def critic_steps(learner, kind, dtype, own, folder, saved):
         learner.start_stage(settings(dtype, learning_rate=1e-3), False, PLANS[kind])
 
     def update(step):
-        return learner.update(*own(step), values_only=step == 0)
+        return learner.update(*own(kind, step), values_only=step == 0)
 
     start()
     reports = [update(step) for step in range(3)]
@@ -104,7 +104,7 @@ def critic_steps(learner, kind, dtype, own, folder, saved):
     values = learner.critic._values
     learner.critic._values = lambda inputs: values(inputs) * torch.nan
     try:
-        learner.update(*own(3))
+        learner.update(*own(kind, 3))
     except NonFiniteError as error:
         refused = str(error)
     learner.critic._values = values
@@ -162,14 +162,16 @@ def main(rank, world_size, backend, dtype, folder, half):
     learner.load(half or folder / "half")
     facts["resumed"] = [learner.update(*own(step)) for step in range(HALF, STEPS)]
 
-    def own_ppo(step):
-        arguments = ppo_arguments(step)
+    def own_critic(kind, step):
+        arguments = critic_arguments(kind, step)
         arguments = rows_of(arguments, [1]) if step == 2 else arguments
         return rows_of(arguments, shard(arguments[0].lengths, world_size)[rank])
 
     if dtype == "float32":
         saved = half.parent if half else folder
-        facts["critic"] = {kind: critic_steps(learner, kind, dtype, own_ppo, folder, saved) for kind in PLANS}
+        facts["critic"] = {
+            kind: critic_steps(learner, kind, dtype, own_critic, folder, saved) for kind in PLANS
+        }
     (folder / f"facts-{rank}.json").write_text(json.dumps(facts))
     if rank == 0 and world_size > 1:
         try:
