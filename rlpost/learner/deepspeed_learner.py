@@ -19,6 +19,7 @@ from rlpost.learner.deepspeed_runtime import FrozenEngine, parameter_divider, se
 from rlpost.learner.divided_model import Divide, Plan, fill, load_divided
 from rlpost.learner.divided_state import DividedState
 from rlpost.learner.microbatch import BLANK
+from rlpost.learner.one_token_head import Rollouts
 from rlpost.learner.policy import Policy
 from rlpost.learner.rank_learner import RankLearner, device_of
 from rlpost.learner.ranks import Ranks
@@ -163,15 +164,17 @@ class DeepSpeedLearner(RankLearner):
                 forward(BLANK, 1.0)
         return answer
 
-    def _logprobs(self, inputs: ModelInputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
-        def both() -> Tensor:
-            return torch.stack(self.policy.logprobs(inputs, temperature, with_entropy_grad=entropy))
+    def _logprobs(
+        self, inputs: ModelInputs, temperature: float, entropy: bool, rollouts: Rollouts | None = None
+    ) -> tuple[Tensor, ...]:
+        def stacked() -> Tensor:
+            found = self.policy.logprobs(inputs, temperature, with_entropy_grad=entropy, rollouts=rollouts)
+            return torch.stack(found)
 
         # One output: ZeRO 3 counts those that are differentiated, and the count must be that of every
         # rank, blank passes included.
         with self._ranks.talking("compute log-probs"):
-            logprob_N, entropy_N = self.engine.forward(both)
-        return logprob_N, entropy_N
+            return tuple(self.engine.forward(stacked))
 
     def _passes(self, microbatches: int) -> int:
         # One at least: without a backward pass there would be no gradient to step on.

@@ -13,8 +13,10 @@ from torch import Tensor
 from rlpost.config.schema import TrainConfig
 from rlpost.data.collate import ModelInputs
 from rlpost.estimator import Measures, Objective, Prepared
+from rlpost.estimator.one_token import one_token_measures
 from rlpost.learner.local_update import LocalUpdate, on_cpu
 from rlpost.learner.microbatch import BLANK, cut, oversized
+from rlpost.learner.one_token_head import Rollouts
 from rlpost.learner.policy import Policy
 from rlpost.learner.ranks import Ranks
 
@@ -77,15 +79,19 @@ class GradientPasses(ABC):
             raise ValueError("the rows of the inputs are not those of the prepared batch")
         loss, measures = 0.0, Measures()
 
-        def evaluate(logprob_N: Tensor, entropy_N: Tensor, part: Prepared) -> Tensor:
+        def forward(rows: ModelInputs, part: Prepared) -> Tensor:
             nonlocal loss, measures
-            output = objective.loss(logprob_N, part, entropy_N)
+            rollouts = Rollouts.of(objective, part)
+            found = self._logprobs(rows, temperature, objective.needs_entropy_gradient, rollouts)
+            output = objective.loss(found[0], part, found[1], None if rollouts is None else found[2])
             loss += float(output.loss.detach())
             measures = measures + on_cpu(output.measures)
+            if rollouts is not None:
+                tried = one_token_measures(rollouts.actions, found[3], rollouts.tried_N)
+                measures = measures + on_cpu(tried)
             return output.loss if factor == 1.0 else output.loss * factor
 
-        entropy, ends = objective.needs_entropy_gradient, not self._critic_follows
-        microbatches = self._pass(inputs, prepared, temperature, evaluate, entropy=entropy, ends=ends)
+        microbatches = self._pass(inputs, prepared, forward, ends=not self._critic_follows)
         limit, trained = self._train.tokens_per_microbatch, int(prepared.trained_N.sum())
         return LocalUpdate(loss, measures, trained, microbatches, oversized(inputs.lengths, limit))
 
@@ -106,12 +112,13 @@ class GradientPasses(ABC):
         if not any(count["sequences"] for count in counts):
             return Scaling(objective.transform.scale(0.0), 0.0, passes=1)
 
-        def evaluate(logprob_N: Tensor, entropy_N: Tensor, part: Prepared) -> Tensor:
+        def forward(rows: ModelInputs, part: Prepared) -> Tensor:
+            logprob_N = self._logprobs(rows, temperature, False)[0]
             removed = objective.loss(logprob_N, part).removed
             return logprob_N.sum() * 0.0 if removed is None else removed
 
-        rows = prepared.rows(torch.tensor(held, dtype=torch.int64))
-        self._pass(inputs.rows(held), rows, temperature, evaluate, entropy=False, ends=True)
+        part = prepared.rows(torch.tensor(held, dtype=torch.int64))
+        self._pass(inputs.rows(held), part, forward, ends=True)
         norm = float(self._summed_norm())
         self._discard_gradient()
         factor = objective.transform.scale(norm) if math.isfinite(norm) else 1.0
@@ -132,16 +139,13 @@ class GradientPasses(ABC):
         self,
         inputs: ModelInputs,
         prepared: Prepared,
-        temperature: float,
-        evaluate: Callable[[Tensor, Tensor, Prepared], Tensor],
+        forward: Callable[[ModelInputs, Prepared], Tensor],
         *,
-        entropy: bool,
         ends: bool,
     ) -> int:
-        """Sum the gradient of what `evaluate` makes of each micro-batch; how many there are on this rank.
+        """Sum the gradient of what `forward` makes of each micro-batch; how many there are on this rank.
 
         Args:
-            entropy: let the entropies carry gradient.
             ends: nothing is added to the gradient afterwards.
         """
         self._start_gradient()
@@ -154,8 +158,7 @@ class GradientPasses(ABC):
                 continue
             rows = bins[number]
             part = prepared.rows(torch.tensor(rows, dtype=torch.int64)).to(self.policy.device)
-            logprob_N, entropy_N = self._logprobs(inputs.rows(rows), temperature, entropy)
-            self._backward(evaluate(logprob_N, entropy_N, part), last)
+            self._backward(forward(inputs.rows(rows), part), last)
         return len(bins)
 
     @property
@@ -168,8 +171,10 @@ class GradientPasses(ABC):
         """Log-prob and entropy [N] of every response token under the policy, without gradient, CPU."""
 
     @abstractmethod
-    def _logprobs(self, inputs: ModelInputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
-        """One forward pass with gradient, that of the entropy included where `entropy` says so."""
+    def _logprobs(
+        self, inputs: ModelInputs, temperature: float, entropy: bool, rollouts: Rollouts | None = None
+    ) -> tuple[Tensor, ...]:
+        """`Policy.logprobs` with gradient, that of the entropy included where `entropy` says so."""
 
     @abstractmethod
     def _passes(self, microbatches: int) -> int:

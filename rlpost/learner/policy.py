@@ -14,12 +14,13 @@ from rlpost.errors import ConfigError, DataError
 from rlpost.learner.backbone import checkpoint_layers, hidden_states, proof_inputs
 from rlpost.learner.fused_head import head_logprobs
 from rlpost.learner.microbatch import Layout, cut, lay_out
+from rlpost.learner.one_token_head import Rollouts, one_token_scores
 from rlpost.learner.packed_attention import use_packed_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Forward = Callable[[ModelInputs, float], tuple[Tensor, Tensor]]
+Forward = Callable[[ModelInputs, float], tuple[Tensor, ...]]
 """Log-prob and entropy [N] of the rows' response tokens at a temperature."""
 
 PROOF_TOLERANCE = 1e-3
@@ -85,26 +86,40 @@ class Policy:
             )
 
     def logprobs(
-        self, inputs: ModelInputs, temperature: float, *, with_entropy_grad: bool = False
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        inputs: ModelInputs,
+        temperature: float,
+        *,
+        with_entropy_grad: bool = False,
+        rollouts: Rollouts | None = None,
+    ) -> tuple[Tensor, ...]:
         """Log-prob and entropy [N] of every response token, in nats; one forward pass.
 
         In float32 (float64 for a float64 model), with gradient where the model's parameters have it.
+
+        Args:
+            rollouts: positions that try one-token rollouts; their scores and shares of hits [N] follow
+                then, as `one_token_scores` gives them.
         """
         batch = lay_out(inputs, self.layout)
         head: nn.Module = self.model.get_output_embeddings()
         _check_known(batch.target_N, head.weight.shape[0])
         hidden_ND = hidden_states(self.model.get_decoder(), batch, self.compute_dtype)
         bias_V = getattr(head, "bias", None)
-        return head_logprobs(
+        operands = (
             hidden_ND * self._logit_scale if self._logit_scale != 1.0 else hidden_ND,
             head.weight,
             batch.target_N.to(self.device),
-            bias_V=None if bias_V is None else bias_V * self._logit_scale,
-            temperature=temperature,
-            softcap=self._softcap,
-            with_entropy_grad=with_entropy_grad,
         )
+        settings = {
+            "bias_V": None if bias_V is None else bias_V * self._logit_scale,
+            "temperature": temperature,
+            "softcap": self._softcap,
+            "with_entropy_grad": with_entropy_grad,
+        }
+        if rollouts is None:
+            return head_logprobs(*operands, **settings)
+        return one_token_scores(*operands, rollouts, **settings)
 
     def hidden(self, inputs: ModelInputs) -> Tensor:
         """The backbone's output [N, D] at the positions that predict response tokens; one forward pass."""

@@ -13,6 +13,7 @@ from rlpost.config.schema import ModelConfig, TrainConfig
 from rlpost.data.collate import ModelInputs
 from rlpost.learner.critic import Critic, CriticPlan
 from rlpost.learner.critic_model import load_critic_model
+from rlpost.learner.one_token_head import Rollouts
 from rlpost.learner.optimizer import (
     build_optimizer,
     clip_gradients,
@@ -105,8 +106,10 @@ class TorchLearner(RankLearner):
     def _all_logprobs(self, inputs: ModelInputs, temperature: float) -> tuple[Tensor, Tensor]:
         return self.policy.all_logprobs(inputs, temperature, self._train.tokens_per_microbatch)
 
-    def _logprobs(self, inputs: ModelInputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
-        return self.policy.logprobs(inputs, temperature, with_entropy_grad=entropy)
+    def _logprobs(
+        self, inputs: ModelInputs, temperature: float, entropy: bool, rollouts: Rollouts | None = None
+    ) -> tuple[Tensor, ...]:
+        return self.policy.logprobs(inputs, temperature, with_entropy_grad=entropy, rollouts=rollouts)
 
     def _passes(self, microbatches: int) -> int:
         return microbatches

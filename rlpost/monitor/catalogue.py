@@ -676,6 +676,29 @@ _CRITIC = (
     Metric("critic/updates", "updates", "optimizer steps of the critic in this step", "`updates_per_step`"),
 )
 
+_ONE_TOKEN = (
+    Metric(
+        "otr/hit_share",
+        "share",
+        "mean over trained demonstration tokens of n/K, the share of the K drawn tokens that were the "
+        "demonstration's; in the form `exact` the probability of that in the distribution drawn from; only "
+        "with the actions `one_token`",
+        "rises as the demonstrations become likely",
+    ),
+    Metric(
+        "otr/no_hit_share",
+        "share",
+        "share of those tokens with n = 0, which are pushed by misses alone; not in the form `exact`",
+        "falls; such tokens are not learnt from",
+    ),
+    Metric(
+        "otr/miss_term_share",
+        "share",
+        "sum of |miss| (1 - n/K) over the same plus the sum of n/K: the part of the weight that misses have",
+        "below 0.5 once the policy says some of the demonstrations; near 1, updates mostly push tokens away",
+    ),
+)
+
 _GRADIENT = (
     Metric(
         "gradient/clipping_bias",
@@ -773,6 +796,11 @@ _EVALUATION = (
     ),
     Metric("eval/failed_share", "share", "samples that failed to score / samples", "0", high=0),
     Metric("eval/response_tokens_mean", "tokens", "mean tokens of a response", "as in training"),
+    Metric(
+        "eval/*/truncated_share", "share", "the same of a set of `evaluation.others`", "below 0.1", high=0.3
+    ),
+    Metric("eval/*/failed_share", "share", "the same of a set of `evaluation.others`", "0", high=0),
+    Metric("eval/*/*", "-", "all these numbers of a set of `evaluation.others`, by its name", "-"),
     Metric("eval/*", "-", "any other number of an evaluation, by its own name in results.json", "-"),
 )
 
@@ -834,6 +862,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Policy": _POLICY,
     "Sampler against learner": _MISMATCH,
     "Critic": _CRITIC,
+    "One-token rollouts": _ONE_TOKEN,
     "Gradient": _GRADIENT,
     "Learner": _LEARNER,
     "Weight transfer": _WEIGHTS,

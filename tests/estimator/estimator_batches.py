@@ -151,12 +151,17 @@ def driver_knowledge(
 def evaluate(
     objective: Objective, prepared: Prepared, logprob_N: Tensor, entropy_N: Tensor | None = None
 ) -> tuple[LossOutput, Tensor]:
-    """The loss and autograd's gradient with respect to the log-probs."""
+    """The loss and autograd's gradient with respect to the log-probs (or the scores, where a term reads some)."""
     leaf = logprob_N.detach().clone().requires_grad_(True)
-    output = objective.loss(leaf, prepared, entropy_N)
+    output = objective.loss(leaf, prepared, entropy_N, score_of(objective, leaf))
     output.loss.backward()
     assert leaf.grad is not None
     return output, leaf.grad
+
+
+def score_of(objective: Objective, leaf_N: Tensor) -> Tensor | None:
+    """What stands for the scores of terms that read one: the same numbers as the log-probs."""
+    return None if objective.actions is None else leaf_N
 
 
 def kept_tokens(prepared: Prepared, batch: TokenBatch) -> Tensor:
@@ -180,7 +185,8 @@ def gradient_of_cut(
         rows = prepared.rows(torch.tensor(piece, dtype=torch.int64))
         owners = prepared.batch.sequence_N.tolist()
         index_N = torch.tensor([i for s in piece for i, o in enumerate(owners) if o == s], dtype=torch.int64)
-        output = objective.loss(leaf[index_N], rows, entropy_N[index_N])
+        score_N = score_of(objective, leaf[index_N])
+        output = objective.loss(leaf[index_N], rows, entropy_N[index_N], score_N)
         output.loss.backward()
         total += float(output.loss.detach())
         measures = measures + output.measures

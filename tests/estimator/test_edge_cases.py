@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from estimator_batches import NAN, batch_of, evaluate, kept_tokens, random_batch, with_advantage
+from estimator_batches import NAN, batch_of, evaluate, kept_tokens, random_batch, score_of, with_advantage
 
 from rlpost.estimator import (
     ALGORITHMS,
@@ -109,7 +109,7 @@ def test_garbage_at_untrained_positions_of_every_input_never_shows(spec: dict, g
         current_N = logprob_N[kept_tokens(prepared, batch)]
         entropy_N = torch.where(prepared.batch.mask_N, 0.4, filling).requires_grad_(True)
         leaf = current_N.clone().requires_grad_(True)
-        output = objective.loss(leaf, prepared, entropy_N)
+        output = objective.loss(leaf, prepared, entropy_N, score_of(objective, leaf))
         output.loss.backward()
         assert leaf.grad is not None
         entropy_gradient_N = entropy_N.grad if entropy_N.grad is not None else torch.zeros(0)

@@ -552,8 +552,12 @@ def test_sft_has_the_value_and_gradient_of_maximum_likelihood(seed: int) -> None
 
 
 def test_every_row_of_the_table_has_a_slow_version_here() -> None:
-    in_test_selection_examples = {"d3s", "pods"}
-    assert set(PUBLISHED) | {"sft", "dft", "opsm"} | in_test_selection_examples == set(ALGORITHMS)
+    in_test_selection_examples, in_test_one_token_examples = {"d3s", "pods"}, {"otr"}
+    assert set(PUBLISHED) | {
+        "sft",
+        "dft",
+        "opsm",
+    } | in_test_one_token_examples | in_test_selection_examples == set(ALGORITHMS)
 
 
 @pytest.mark.parametrize("kind", ["k2", "k3", "k3+", "k3w", "k3_old", "abs"])

@@ -5,8 +5,9 @@ import math
 
 import pytest
 import torch
+from estimator_batches import batch_of, random_batch
 
-from rlpost.estimator import OneToken
+from rlpost.estimator import OneToken, build_objective
 from rlpost.estimator.one_token import (
     expected_gradient,
     expected_loss,
@@ -165,3 +166,56 @@ def test_what_one_token_rollouts_report():
     assert "otr/no_hit_share" not in one_token_measures(OneToken(form="exact"), hits, tried).values()
     nothing = torch.zeros(4, dtype=torch.bool)
     assert one_token_measures(OneToken(), hits, nothing).values() == {}
+
+
+def row_loss(batch, spec, logits, target, samples):
+    """The row's loss on scores that the plain formulas give, and its gradient with respect to the logits."""
+    objective = build_objective({"base": "otr", **spec})
+    leaf = logits.clone().requires_grad_(True)
+    if objective.actions.form == "exact":
+        score = -expected_loss(leaf, target, objective.actions.temperature, objective.actions.miss)
+    else:
+        score = -grouped_loss(leaf, target, samples, objective.actions.miss)
+    logprob = torch.log_softmax(leaf, -1).gather(1, target[:, None])[:, 0]
+    output = objective.loss(logprob, objective.prepare(batch), score_N=score)
+    output.loss.backward()
+    return output.measures.values()["policy/loss"], leaf.grad
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("form", ["sampled", "exact"])
+def test_the_row_is_the_mean_over_responses_of_the_mean_over_their_tokens(form, seed):
+    batch, _ = random_batch(seed)
+    logits, target, generator = random_positions(batch.N, seed=seed)
+    samples = torch.multinomial(torch.softmax(logits / 1.3, -1), 32, replacement=True, generator=generator)
+    spec = {"actions": {"one_token": {"samples": 32, "miss": -0.2, "form": form}}}
+    leaf = logits.clone().requires_grad_(True)
+    options = (1.3, -0.2) if form == "exact" else (samples, -0.2)
+    loss_N = (expected_loss if form == "exact" else sampled_loss)(leaf, target, *options)
+    means, tokens = [], []
+    for row in batch.demonstration_S.nonzero()[:, 0].tolist():
+        own_N = (batch.sequence_N == row) & batch.mask_N
+        if own_N.any():
+            means.append(loss_N[own_N].mean())
+            tokens += loss_N[own_N]
+    for aggregation, needed in (({}, means), ({"aggregation": "token_mean"}, tokens)):
+        expected = torch.stack(needed).mean()
+        value, gradient = row_loss(batch, spec | aggregation, logits, target, samples)
+        assert value == pytest.approx(float(expected.detach()), abs=1e-12)
+        needed_gradient = torch.autograd.grad(expected, leaf, retain_graph=True)[0]
+        torch.testing.assert_close(gradient, needed_gradient, rtol=0, atol=1e-12)
+
+
+def test_the_row_gives_the_worked_example_of_two_positions():
+    batch = batch_of([2], demonstrations=(0,), sequence_signals={"draw_seed": [1.0]})
+    logits = torch.tensor([*LOGITS, [0.0, 3.0, 0.0, 0.0]], dtype=torch.float64)
+    samples = torch.tensor([*SAMPLES, [1, 1, 1, 1, 1, 1, 1, 0]])
+    value, _ = row_loss(batch, {}, logits, torch.tensor([1, 1]), samples)
+    assert close(value, 0.173549)
+
+
+def test_a_response_without_tokens_is_skipped():
+    batch = batch_of([2, 0], demonstrations=(0, 1), sequence_signals={"draw_seed": [1.0, 2.0]})
+    logits = torch.tensor([*LOGITS, [0.0, 3.0, 0.0, 0.0]], dtype=torch.float64)
+    samples = torch.tensor([*SAMPLES, [1, 1, 1, 1, 1, 1, 1, 0]])
+    assert close(row_loss(batch, {}, logits, torch.tensor([1, 1]), samples)[0], 0.173549)
