@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
+from rlpost.config.held_out import configured_sets
 from rlpost.config.problems import Problem
 from rlpost.config.schema import RunConfig
 
 
 def evaluations_take_no_broken_row(config: RunConfig) -> Iterator[Problem]:
     """The accuracy on a benchmark of which some rows are left out is that of another benchmark."""
-    data = config.evaluation.data
-    if data is not None and data.max_broken_share:
-        yield Problem(
-            ("evaluation", "data", "max_broken_share"),
-            "an evaluation takes no broken row",
-            found=f"{data.max_broken_share:g}",
-            needed="0: a smaller benchmark is another one, and its accuracy compares with nothing",
-        )
+    for path, data in configured_sets(config):
+        if data.max_broken_share:
+            yield Problem(
+                (*path, "max_broken_share"),
+                "an evaluation takes no broken row",
+                found=f"{data.max_broken_share:g}",
+                needed="0: a smaller benchmark is another one, and its accuracy compares with nothing",
+            )
+
+
+def further_sets_have_plain_names(config: RunConfig) -> Iterator[Problem]:
+    """The name of a set in `evaluation.others` is part of metric names and a directory."""
+    for name in config.evaluation.others:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+            yield Problem(
+                ("evaluation", "others", name),
+                "the name of a held-out set is not a plain word",
+                found=repr(name),
+                needed="letters, digits, `_` or `-`, starting with a letter",
+            )
 
 
 def tools_come_from_one_place(config: RunConfig) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlpost.config.dependent import evaluation_environment
+from rlpost.config.held_out import configured_sets
 from rlpost.config.problems import Problem
 from rlpost.config.schema import EnvironmentConfig, RunConfig
 from rlpost.config.yaml_text import KeyPath
@@ -16,9 +17,10 @@ def environments_speak_through_a_template(config: RunConfig) -> Iterator[Problem
         if stage.environment is not None and stage.data.template == "none":
             path = ("stages", index, "data", "template")
             yield _without_template(path, stage.environment, f"stage `{stage.name}`")
-    held_out, environment = config.evaluation.data, evaluation_environment(config)
-    if held_out is not None and held_out.template == "none" and environment is not None:
-        yield _without_template(("evaluation", "data", "template"), environment, "the evaluation")
+    environment = evaluation_environment(config)
+    for path, held_out in configured_sets(config):
+        if held_out.template == "none" and environment is not None:
+            yield _without_template((*path, "template"), environment, "the evaluation")
 
 
 def a_worker_outlasts_an_environment(config: RunConfig) -> Iterator[Problem]:

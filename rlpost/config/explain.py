@@ -13,7 +13,7 @@ from rlpost.config.explain_runtime import runtime, schedule
 from rlpost.config.held_out import is_judged
 from rlpost.config.rules import reward_name, stage_objective
 from rlpost.config.schema import DataConfig, RunConfig, StageConfig
-from rlpost.config.words import count
+from rlpost.config.words import count, listed
 from rlpost.estimator import Objective
 from rlpost.estimator.selection.rewards import refilling
 
@@ -91,7 +91,9 @@ def _evaluation(config: RunConfig) -> str:
     mode += f", top_k {settings.top_k}" if settings.top_k else ""
     often = f", every {count(settings.every, 'step')}" if settings.every else ""
     answers = count(settings.samples_per_problem, "response")
-    return f"{source}: {problems}, {answers} each, {mode}; before{often} and after"
+    asked = f"{source}: {problems}, {answers} each, {mode}; before{often} and after"
+    others = [f"{name} ({_source(data)})" for name, data in settings.others.items()]
+    return f"{asked}; the same of {listed(others)}" if others else asked
 
 
 def _stage(stage: StageConfig, config: RunConfig) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlpost.config.dependent import probe_tolerance
-from rlpost.config.held_out import evaluation_data
+from rlpost.config.held_out import held_out_sets
 from rlpost.config.schema import RolloutConfig, RunConfig, StageConfig
 from rlpost.config.words import count, listed
 
@@ -66,7 +66,7 @@ def _workers(config: RunConfig) -> RolloutConfig:
 def _asks_workers(config: RunConfig) -> bool:
     """Whether anything is sampled at all."""
     sampled = any(stage.has_rollouts for stage in config.stages)
-    return sampled or evaluation_data(config) is not None
+    return sampled or bool(held_out_sets(config))
 
 
 def _per_worker(rollout: RolloutConfig) -> int:

@@ -28,10 +28,20 @@ def configured_sets(config: RunConfig) -> Iterator[tuple[KeyPath, DataConfig]]:
     """The sets that the configuration names, with the keys under which it does."""
     if config.evaluation.data is not None:
         yield ("evaluation", "data"), config.evaluation.data
+    for name, data in config.evaluation.others.items():
+        yield ("evaluation", "others", name), data
+
+
+def held_out_sets(config: RunConfig) -> dict[str, DataConfig]:
+    """Every set of held-out problems by its name, "" for the main one; {} when nothing is evaluated."""
+    main = evaluation_data(config)
+    sets = ({} if main is None else {"": main}) | config.evaluation.others
+    most = config.evaluation.problems
+    return sets if most is None else {k: data.model_copy(update={"limit": most}) for k, data in sets.items()}
 
 
 def evaluation_data(config: RunConfig) -> DataConfig | None:
-    """Where the held-out problems are: as configured, or a synthetic task's own; None without any.
+    """Where the main set of them is: as configured, or a synthetic task's own; None without any.
 
     Whatever the prompts to train on may be, none of these may be broken. A task's own are asked only where
     something judges the answers.
@@ -40,6 +50,4 @@ def evaluation_data(config: RunConfig) -> DataConfig | None:
     chosen = config.evaluation.data
     if chosen is None and last.task is not None and is_judged(config):
         chosen = last.model_copy(update={"split": "test", "max_broken_share": None})
-    if chosen is None or config.evaluation.problems is None:
-        return chosen
-    return chosen.model_copy(update={"limit": config.evaluation.problems})
+    return chosen

@@ -111,19 +111,24 @@ def user_paths() -> list[str]:
 def section_at(path: KeyPath) -> type[BaseModel] | None:
     """The schema class of the section at a path of the resolved configuration."""
     here: Any = RunConfig
+    named = False  # whether the next part is a name of the user's
     for part in path:
         if isinstance(part, int):
             continue
+        if named:
+            named = False
+            continue
         info = here.model_fields.get(part) if here is not None else None
         here = section_of(info.annotation) if info is not None else None
-    return here if here is not None else None
+        named = info is not None and get_origin(info.annotation) is dict
+    return here
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section class inside `X`, `X | None` or `list[X]`."""
+    """The section class inside `X`, `X | None`, `list[X]` or `dict[str, X]`."""
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return annotation if issubclass(annotation, BaseModel) else None
-    if get_origin(annotation) in (Union, types.UnionType, list, Annotated):
+    if get_origin(annotation) in (Union, types.UnionType, list, dict, Annotated):
         return next((s for a in get_args(annotation) if (s := section_of(a)) is not None), None)
     return None
 
@@ -144,7 +149,7 @@ def describe(value: Any) -> str:
 def _paths(annotation: Any, prefix: str) -> Iterator[str]:
     yield prefix
     section = section_of(annotation)
-    if section is not None and get_origin(annotation) is not list:
+    if section is not None and get_origin(annotation) not in (list, dict):
         for name, info in section.model_fields.items():
             yield from _paths(info.annotation, f"{prefix}.{name}")
 

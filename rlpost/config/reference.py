@@ -59,7 +59,7 @@ def _sections(path: str, section: type[BaseModel]) -> Iterator[str]:
     yield _table(title, section, (section.__doc__ or "").strip())
     for name, info in section.model_fields.items():
         inner = section_of(info.annotation)
-        if inner is not None and name not in SHARED:
+        if inner is not None and name not in SHARED and get_origin(info.annotation) is not dict:
             yield from _sections(f"{path}.{name}", inner)
 
 
@@ -115,6 +115,8 @@ def _type(annotation: Any) -> str:
         return _type(arguments[0])
     if origin is list:
         return f"list of {_type(arguments[0])}"
+    if origin is dict and section_of(arguments[1]) is not None:
+        return "sections by name"
     if origin is tuple:
         return f"list of {len(arguments)} numbers"
     return "section"

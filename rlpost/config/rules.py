@@ -249,6 +249,7 @@ RULES: tuple[Rule, ...] = (
     stage_names_are_unique_words,
     prompts_have_one_source,
     data_rules.evaluations_take_no_broken_row,
+    data_rules.further_sets_have_plain_names,
     data_rules.tools_come_from_one_place,
     size_rules.updates_divide_samples,
     size_rules.every_rank_has_a_sequence,
@@ -298,8 +299,7 @@ def reward_name(reward: RewardConfig) -> str:
 def _data_sections(config: RunConfig) -> Iterator[tuple[KeyPath, DataConfig]]:
     for index, stage in enumerate(config.stages):
         yield ("stages", index, "data"), stage.data
-    if config.evaluation.data is not None:
-        yield ("evaluation", "data"), config.evaluation.data
+    yield from configured_sets(config)
 
 
 def stage_objective(stage: StageConfig) -> Objective:

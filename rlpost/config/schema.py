@@ -279,6 +279,9 @@ class EvaluationConfig(Section):
 
     data: DataConfig | None = None
     """Null: a synthetic task's own held-out split; no evaluation for other data."""
+    others: dict[str, DataConfig] = {}
+    """Further sets by name, each as in `data`, asked at the same moments and judged by the same rewards:
+    metrics `eval/NAME/accuracy` and so on. `problems` and all other keys here hold for every set."""
     environment: EnvironmentConfig | None = None
     """What answers the model and alone judges it, where single turns are trained and whole episodes count.
     Null: the last stage's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from rlpost.config.held_out import evaluation_data
+from rlpost.config.held_out import held_out_sets
 from rlpost.config.problems import Problem
 from rlpost.config.schema import RunConfig, StageConfig
 
@@ -69,15 +69,14 @@ def a_sequence_fits_a_microbatch(config: RunConfig) -> Iterator[Problem]:
 def the_engine_reads_the_longest_sequence(config: RunConfig) -> Iterator[Problem]:
     """`rollout.vllm.max_model_len` has room for the longest prompt with the longest response."""
     last = config.stages[-1]
-    held_out = evaluation_data(config)
     for index, stage in enumerate(config.stages):
         limit = stage.rollout.vllm.max_model_len
         if stage.rollout.engine != "vllm" or limit is None:
             continue
         asked = [("in training", stage.data.max_prompt_tokens, stage.rollout.max_response_tokens)]
-        if held_out is not None:
-            evaluated = config.evaluation.max_response_tokens or last.rollout.max_response_tokens
-            asked.append(("in evaluations", held_out.max_prompt_tokens, evaluated))
+        evaluated = config.evaluation.max_response_tokens or last.rollout.max_response_tokens
+        sets = held_out_sets(config).values()
+        asked += [("in evaluations", held_out.max_prompt_tokens, evaluated) for held_out in sets]
         when, prompt, response = max(asked, key=lambda lengths: lengths[1] + lengths[2])
         if limit < prompt + response:
             yield Problem(

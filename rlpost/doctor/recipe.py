@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlpost.config.dependent import evaluation_environment, training_data
-from rlpost.config.held_out import evaluation_data
+from rlpost.config.held_out import held_out_sets
 from rlpost.config.schema import DataConfig, EnvironmentConfig, RunConfig
 from rlpost.data import PromptSet
 from rlpost.doctor.environments import open_one
@@ -131,9 +131,10 @@ def data_sets(config: RunConfig, limit: int | None) -> list[DataSet]:
         )
         for stage in config.stages
     ]
-    if (held_out := evaluation_data(config)) is not None:
-        scored = config.evaluation.environment is None
-        readers.append(DataSet(("the evaluation",), held_out, scored, False, evaluation_environment(config)))
+    scored = config.evaluation.environment is None
+    for name, held_out in held_out_sets(config).items():
+        reader = f"the evaluation {name}".rstrip()
+        readers.append(DataSet((reader,), held_out, scored, False, evaluation_environment(config)))
     distinct: dict[tuple[str, str], DataSet] = {}
     for reader in readers:
         most = (

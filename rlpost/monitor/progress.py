@@ -132,15 +132,18 @@ class Progress:
         """A line that stays: above the live display, or in the log."""
         self._print(text)
 
-    def evaluation(self, label: str, summary: Mapping[str, Any]) -> None:
+    def evaluation(self, label: str, summary: Mapping[str, Any], name: str = "") -> None:
         """An evaluation is done.
 
         Args:
             label: when, such as "before", "step 50" or "after".
             summary: `EvaluationResult.summary()`: accuracy, low, high, problems.
+            name: of a set in `evaluation.others`, which is only printed; "" for the main one.
         """
-        self._evaluations.append((label, summary))
-        self._print(f"accuracy {label}: {accuracy_text(summary)}, {summary['problems']:,} held-out problems")
+        if not name:
+            self._evaluations.append((label, summary))
+        problems = f"{summary['problems']:,} held-out problems{name and f' of {name}'}"
+        self._print(f"accuracy {label}: {accuracy_text(summary)}, {problems}")
 
     def finish(self, lines: Sequence[str]) -> None:
         """End the display and print the last words."""

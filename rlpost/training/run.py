@@ -13,8 +13,8 @@ import torch
 
 from rlpost.cluster import LEARNER, WORKER, Cluster, start_cluster
 from rlpost.config import dump_config
-from rlpost.config.dependent import evaluation_environment, probe_tolerance
-from rlpost.config.held_out import evaluation_data, is_judged, run_rewards, sampling_stages
+from rlpost.config.dependent import probe_tolerance
+from rlpost.config.held_out import is_judged, run_rewards, sampling_stages
 from rlpost.config.schema import RunConfig, StageConfig
 from rlpost.data import PromptSet
 from rlpost.errors import ActorLostError
@@ -24,7 +24,7 @@ from rlpost.monitor import MetricsWriter, Progress, write_report
 from rlpost.rollout import RolloutWorker
 from rlpost.scoring import Scorer
 from rlpost.scoring.line import ScoringLine
-from rlpost.training.evaluating import Evaluator, before_and_after
+from rlpost.training.evaluating import Evaluator, before_and_after, load_held_out
 from rlpost.training.learners import Learners
 from rlpost.training.loop import Run, train_stage
 from rlpost.training.recovery import Recovery, rewind
@@ -33,7 +33,7 @@ from rlpost.training.rollouts import Rollouts
 from rlpost.training.run_directory import RunDirectory, choose_directory
 from rlpost.training.saving import Saver, run_identity
 from rlpost.training.sources import Demonstrations, Source
-from rlpost.training.stage_data import load_stages, load_with_environment, remarks
+from rlpost.training.stage_data import load_stages, remarks
 from rlpost.training.state import RunState
 from rlpost.training.workers import Workers
 
@@ -55,11 +55,7 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
     tokenizer = load_tokenizer(config.model)
     data = load_stages(config, tokenizer)
     candidates = load_candidates(config, tokenizer)
-    held_out_data = evaluation_data(config)
-    held_out = None
-    if held_out_data is not None:
-        environment = evaluation_environment(config)
-        held_out = load_with_environment(held_out_data, environment, tokenizer, config.seed)
+    held_out = load_held_out(config, tokenizer)
     with ExitStack() as stack:
         scorer = stack.enter_context(
             Scorer(
@@ -100,9 +96,7 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
         judge = scorer
         if config.evaluation.environment is not None:  # it judges alone
             judge = stack.enter_context(Scorer([], config.scoring, environment=True))
-        evaluator = Evaluator(
-            config, held_out_data, held_out, tokenizer, learners, workers, judge, directory, progress
-        )
+        evaluator = Evaluator(config, held_out, tokenizer, learners, workers, judge, directory, progress)
         reprofiler = None
         if candidates is not None:
             reprofiler = Reprofiler(config, candidates.prompts, learners, workers, scorer, progress)
@@ -268,6 +262,9 @@ def finish(run: Run, directory: RunDirectory) -> None:
     summary = {
         "name": config.name,
         "eval": before_and_after(state.evaluations, config),
+        "others": {
+            name: before_and_after(state.evaluations_of(name), config) for name in config.evaluation.others
+        },
         "steps": state.step,
         "wall_s": round(state.wall_s, 3),
         "samples": state.samples,
@@ -282,11 +279,12 @@ def finish(run: Run, directory: RunDirectory) -> None:
 def closing_lines(summary: Mapping[str, Any], directory: RunDirectory) -> list[str]:
     """The last screen: what was learnt, and where everything is."""
     lines = []
-    scores = summary["eval"]
-    if scores:
+    for name, scores in {"": summary["eval"], **summary["others"]}.items():
+        if not scores:
+            continue
         before, after = scores["before"], scores["after"]
         lines.append(
-            f"accuracy on {after['problems']} held-out problems: "
+            f"accuracy on {after['problems']} held-out problems{name and f' of {name}'}: "
             f"{before['accuracy']:.3f} before -> {after['accuracy']:.3f} after "
             f"({after['level']:.0%} interval {after['low']:.3f} to {after['high']:.3f})"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,9 @@ class RunDirectory:
     def rollouts(self, step: int) -> Path:
         return self.path / "rollouts" / f"step-{step:06d}.jsonl"
 
-    def evaluation(self, step: int) -> Path:
-        return self.path / "evaluations" / f"step-{step:06d}"
+    def evaluation(self, step: int, name: str = "") -> Path:
+        """Of the main set of held-out problems, or in a folder of it that of the set `name`."""
+        return self.path / "evaluations" / f"step-{step:06d}" / name
 
     def write_config(self, text: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -66,9 +68,7 @@ class RunDirectory:
                 path.unlink()
         for folder in sorted(self.path.glob("evaluations/step-*")):
             if _step_of(folder) > step:
-                for path in folder.iterdir():
-                    path.unlink()
-                folder.rmdir()
+                shutil.rmtree(folder)
 
 
 def _step_of(path: Path) -> int:

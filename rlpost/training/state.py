@@ -60,6 +60,7 @@ class RunState:
         coefficients: of the stage's adaptive regularisers, by their keys, as the next step begins.
         measured: what those followed in the stage's last step that updated something, by their keys.
         evaluations: every evaluation's summary, in order.
+        other_evaluations: the same of the sets in `evaluation.others`, by name.
         pivots: ids of the turns that the stage trains on since they were chosen anew; None: its data.
         pivot_rewards: mean rewards of the last steps on the present pivots.
         times_chosen: how often the stage's pivots were chosen anew.
@@ -76,6 +77,7 @@ class RunState:
     coefficients: dict[str, float] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    other_evaluations: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     pivots: list[str] | None = None
     pivot_rewards: list[float] = field(default_factory=list)
     times_chosen: int = 0
@@ -98,6 +100,10 @@ class RunState:
             f"prompt_{name}": [float(getattr(statistics, name)) for statistics in known]
             for name in ("visits", "samples", "mean", "variance")
         }
+
+    def evaluations_of(self, name: str) -> list[dict[str, Any]]:
+        """The summaries of one set of held-out problems, to be added to; "" is the main one."""
+        return self.other_evaluations.setdefault(name, []) if name else self.evaluations
 
     def next_stage(self) -> None:
         """The current stage is done."""

@@ -189,6 +189,15 @@ def test_stages_whose_algorithms_read_no_reward_need_none(message, tmp_path):
         assert load_config(tmp_path / "recipe.yaml", ["rewards=[]", stages]).stages[-1].rewards == []
 
 
+def test_further_held_out_sets_obey_the_rules_of_the_main_one_under_plain_names(message):
+    text = message("evaluation.others={a.b: {task: addition}, hard: {task: addition, max_broken_share: 0.5}}")
+    assert "the name of a held-out set is not a plain word" in text and "'a.b'" in text
+    assert "evaluation.others.hard.max_broken_share" in text and "takes no broken row" in text
+    assert "unknown key `spilt`" in message("evaluation.others={hard: {task: addition, spilt: test}}")
+    assert "did you mean `split`?" in message("evaluation.others={hard: {task: addition, spilt: test}}")
+    assert "prompts need one source" in message("evaluation.others={hard: {}}")
+
+
 def test_reward_names_are_unique(message):
     assert "2 reward functions share the metric name `mine`" in message(
         "rewards=[a/mine.py, b/mine.py:reward]"

@@ -1,9 +1,11 @@
 import json
+import shutil
 
 import pytest
 
 from rlpost.config import load_config
 from rlpost.monitor import read_metrics
+from rlpost.monitor.catalogue import undocumented
 from rlpost.scoring import slot
 from rlpost.training import train
 
@@ -41,3 +43,35 @@ def test_a_supervised_run_needs_no_reward_and_starts_no_scoring_process(supervis
     assert json.loads((run / "summary.json").read_text())["eval"] == {}
     assert not (run / "evaluations").exists()
     assert not started
+
+
+def test_further_held_out_sets_are_asked_at_the_same_moments_and_resume_exactly(supervised, tmp_path):
+    held_out = f"{{path: {tmp_path}/sums.jsonl, template: none, max_prompt_tokens: 16, limit: LIMIT}}"
+    overrides = (
+        "rewards=exact_match",
+        "scoring.workers=1",
+        f"evaluation.data={held_out.replace('LIMIT', '2')}",
+        f"evaluation.others={{more: {held_out.replace('LIMIT', '3')}}}",
+    )
+    config = supervised(*overrides, "stages.second.train.steps=2", "checkpoint={every: 1, keep: 9}")
+    run = train(config, tmp_path / "whole")
+    rows = read_metrics(run)
+    assert all(row["eval/more/accuracy"] == row["eval/accuracy"] == 0.0 for row in rows)
+    assert undocumented(rows[0]) <= {"step", "stage"}
+    summary = json.loads((run / "summary.json").read_text())
+    assert list(summary["others"]) == ["more"]
+    for sets, problems in ((summary["eval"], 2), (summary["others"]["more"], 3)):
+        assert [e["step"] for e in sets["history"]] == [0, 1, 2, 3, 4]
+        assert sets["before"]["step"] == 0 and sets["after"]["step"] == 4
+        assert sets["after"]["problems"] == problems
+    manifest = json.loads((run / "evaluations" / "step-000004" / "more" / "manifest.json").read_text())
+    assert manifest["data"]["limit"] == 3 and manifest["data"]["fingerprint"]
+
+    again = shutil.copytree(run, tmp_path / "again")
+    for step in (3, 4):
+        shutil.rmtree(again / "checkpoints" / f"step-{step:06d}")
+    train(config, again, resume=True)
+    assert json.loads((again / "summary.json").read_text())["others"] == summary["others"]
+    for step in range(5):
+        generations = f"evaluations/step-{step:06d}/more/generations.jsonl"
+        assert (again / generations).read_text() == (run / generations).read_text()
