@@ -151,7 +151,7 @@ def driver_knowledge(
 def evaluate(
     objective: Objective, prepared: Prepared, logprob_N: Tensor, entropy_N: Tensor | None = None
 ) -> tuple[LossOutput, Tensor]:
-    """The loss and autograd's gradient with respect to the log-probs (or to scores, where a term reads them)."""
+    """The loss and autograd's gradient with respect to the log-probs, or the scores where those are read."""
     leaf = logprob_N.detach().clone().requires_grad_(True)
     output = objective.loss(leaf, prepared, entropy_N, score_of(objective, leaf))
     output.loss.backward()
