@@ -44,3 +44,20 @@ def tools_come_from_one_place(config: RunConfig) -> Iterator[Problem]:
                 found=f"tools_column: {stage.data.tools_column} beside environment: {stage.environment.name}",
                 needed="one of the two",
             )
+
+
+def a_prefill_begins_what_is_sampled(config: RunConfig) -> Iterator[Problem]:
+    """A response that the prompt begins is a single turn, and sampled from there."""
+    for index, stage in enumerate(config.stages):
+        others = {
+            "environment": stage.environment and stage.environment.name,
+            "demonstration_column": stage.data.demonstration_column,
+        }
+        found = ", ".join(f"{key}: {value}" for key, value in others.items() if value is not None)
+        if stage.data.prefill_column is not None and found:
+            yield Problem(
+                ("stages", index, "data", "prefill_column"),
+                "only a sampled response of a single turn can be begun by its prompt",
+                found=found,
+                needed="a stage with neither, or no `prefill_column`",
+            )

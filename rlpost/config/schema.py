@@ -84,6 +84,11 @@ class DataConfig(Section):
     demonstration begins with the assistant's first message."""
     demonstration_reward: float = 1.0
     """The reward of a demonstration, for algorithms that compare it with the samples of its prompt."""
+    prefill_column: str | None = None
+    """How the model's response begins: the model goes on from there. It is part of the prompt and never
+    trained; reward functions read it in front of the response. Rows without it begin with nothing."""
+    variant_column: str | None = None
+    """Names the form in which a problem is asked, such as `guided`; rewards are also reported by variant."""
     id_column: str | None = None
     """A stable id; without one, a hash of the row's content."""
     template: Literal["auto", "chat", "none"] = "auto"

@@ -113,7 +113,8 @@ def _encode(rows: Sequence[CheckedRow], plain: PromptEncoder, bad: BadRows) -> l
                 encoder = plain
             shown = row.demonstration
             turns = None if shown is None else encoder.encode_demonstration(shown)
-            encoded.append(_Encoded(row, encoder.encode(row.prompt), turns))
+            ids = encoder.encode(row.prompt) + encoder.encode_prefill(row.prefill)
+            encoded.append(_Encoded(row, ids, turns))
         except RowError as problem:
             bad.add(row.place, problem)
     return encoded
@@ -165,6 +166,7 @@ def _prompt(encoded: _Encoded, encoder: PromptEncoder, source: str) -> Prompt:
         demonstration=encoded.demonstration,
         place=f"{source}, {row.place}",
         messages=encoder.messages(row.prompt),
+        prefill=row.prefill,
     )
 
 

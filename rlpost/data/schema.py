@@ -30,6 +30,8 @@ _USUAL_NAMES = {
     "prompt_column": ("prompt", "question", "problem", "query", "input", "messages", "text"),
     "answer_column": ("answer", "solution", "final_answer", "target", "ground_truth", "label", "output"),
     "demonstration_column": ("demonstration", "solution", "response", "completion", "answer", "output"),
+    "prefill_column": ("prefill", "prefix"),
+    "variant_column": ("variant",),
     "id_column": ("id", "unique_id", "uid", "problem_id"),
     "tools_column": ("tools", "functions"),
 }
@@ -47,6 +49,7 @@ class CheckedRow:
             configured.
         columns: the row, and the gold answer as `answer`.
         tools: what the chat template tells the model of.
+        prefill: how the response begins.
     """
 
     place: Place
@@ -55,6 +58,7 @@ class CheckedRow:
     demonstration: str | Sequence[Message] | None
     columns: dict[str, Any]
     tools: tuple[ToolSchema, ...] = ()
+    prefill: str = ""
 
 
 def check_rows(source: Source, config: DataConfig, chat: bool) -> tuple[list[CheckedRow], int]:
@@ -133,7 +137,7 @@ def _check_row(
     if config.tools_column is not None:
         tools = check_tools(_column(row, config.tools_column), f"column {config.tools_column!r}")
         _check_template(f"column {config.tools_column!r}", chat, "tools")
-    return CheckedRow(row.place, id, prompt, demonstration, columns, tools)
+    return CheckedRow(row.place, id, prompt, demonstration, columns, tools, _prefill(row, config))
 
 
 def _column(row: Row, name: str) -> Any:
@@ -175,6 +179,16 @@ def _check_template(name: str, chat: bool, held: str = "messages") -> None:
             "messages",
             f"{name} holds {held}, but data.template is none or the tokenizer has no chat template",
         )
+
+
+def _prefill(row: Row, config: DataConfig) -> str:
+    prefill = None if config.prefill_column is None else row.values.get(config.prefill_column)
+    if prefill is None:
+        return ""
+    if not isinstance(prefill, str):
+        found = describe(prefill)
+        raise RowError("wrong_type", f"prefill {config.prefill_column!r}: expected text, found {found}")
+    return prefill
 
 
 def _answer(row: Row, name: str) -> Any:

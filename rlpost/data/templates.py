@@ -88,7 +88,7 @@ class PromptEncoder:
         if self.conversation is None:
             return ()
         if isinstance(prompt, str):
-            prompt = [{"role": "user", "content": self._instructed(prompt)}]
+            prompt = [{"role": "user", "content": self.instructed(prompt)}]
         system = () if self.system_prompt is None else ({"role": "system", "content": self.system_prompt},)
         return (*system, *prompt)
 
@@ -99,7 +99,7 @@ class PromptEncoder:
             RowError: the chat template refuses the messages, or no token comes out.
         """
         if self.conversation is None:
-            ids = self._text_ids(self._instructed(str(prompt)))
+            ids = self._text_ids(self.instructed(str(prompt)))
         else:
             try:
                 ids = self.conversation.opening(self.messages(prompt))
@@ -108,6 +108,10 @@ class PromptEncoder:
         if not ids:
             raise RowError("empty", "the prompt has no token")
         return ids
+
+    def encode_prefill(self, prefill: str) -> tuple[int, ...]:
+        """The token ids of how a response begins, behind those of its prompt."""
+        return tuple(self.tokenizer(prefill, add_special_tokens=False)["input_ids"]) if prefill else ()
 
     def encode_demonstration(self, demonstration: str | Sequence[Message]) -> tuple[Turn, ...]:
         """A demonstrated response as turns, the assistant's ending in exactly the EOS that samples end in.
@@ -136,7 +140,8 @@ class PromptEncoder:
         """The text view of token ids, special tokens included."""
         return self.tokenizer.decode(token_ids, clean_up_tokenization_spaces=False)
 
-    def _instructed(self, text: str) -> str:
+    def instructed(self, text: str) -> str:
+        """A text prompt with the instruction behind it."""
         return text if self.instruction is None else f"{text}\n\n{self.instruction}"
 
     def _text_ids(self, text: str) -> tuple[int, ...]:

@@ -63,6 +63,8 @@ class Prompt:
             `by_policy` are to be learnt, each ending in EOS; None without one.
         place: file and line, or dataset and row, for messages; "" when nobody knows.
         messages: the prompt as the chat messages that the template was applied to; () without a template.
+        prefill: how every response begins: the end of `token_ids`, which reward functions read in front of
+            what was sampled.
     """
 
     id: str
@@ -72,6 +74,7 @@ class Prompt:
     demonstration: tuple[Turn, ...] | None = None
     place: str = field(default="", compare=False)
     messages: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
+    prefill: str = ""
 
 
 @dataclass(frozen=True, slots=True)

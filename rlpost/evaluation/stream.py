@@ -172,7 +172,7 @@ class ProblemStream:
             played = [answer for _, answer in answers if isinstance(answer, Trajectory)]
             return [trajectory.reward for trajectory in self._scorer.score(played)]
         items = [
-            ScoreItem(prompt.text, answer.text, prompt.columns)
+            ScoreItem(prompt.text, prompt.prefill + answer.text, prompt.columns)
             for prompt, answer in answers
             if isinstance(answer, Sample)
         ]
@@ -202,7 +202,8 @@ class ProblemStream:
 
 
 def _sampled(problem: Problem, k: int, sample: Sample, reward: RewardResult) -> Generation:
-    return _generation(problem, k, sample.token_ids, sample.tokens, sample.text, sample.finish_reason, reward)
+    text = problem.prompt.prefill + sample.text
+    return _generation(problem, k, sample.token_ids, sample.tokens, text, sample.finish_reason, reward)
 
 
 def _played(problem: Problem, k: int, trajectory: Trajectory, reward: RewardResult) -> Generation:

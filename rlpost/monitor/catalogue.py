@@ -305,6 +305,18 @@ _REWARD = (
         "numbers are `environment/NAME`",
         "shows which part moves",
     ),
+    Metric(
+        "reward/variant/*/mean",
+        "reward",
+        "mean score of the scored responses to prompts of that variant (`data.variant_column`)",
+        "rises; of guided and unguided problems first the guided ones",
+    ),
+    Metric(
+        "reward/variant/*/solved",
+        "prompts",
+        "prompts of that variant to which some response of the stage scored 1 or more so far",
+        "rises, at most to the number of such prompts in the data",
+    ),
 )
 
 _SIGNAL = (

@@ -45,7 +45,10 @@ def reward_of(trajectory: Trajectory, scored: RewardResult | None) -> RewardResu
 
 
 def completion(trajectory: Trajectory) -> str:
-    """What reward functions read: all that the model said, turn by turn, and nothing that it was told."""
+    """What reward functions read: all that the model said, turn by turn, and nothing that it was told.
+
+    A response that the prompt had begun is read from its beginning.
+    """
     if trajectory.episode is None:
-        return trajectory.text
+        return trajectory.prompt.prefill + trajectory.text
     return "\n".join(turn.text for turn in trajectory.turns if turn.by_policy)

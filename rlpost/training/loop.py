@@ -28,6 +28,7 @@ from rlpost.training.sources import Source, StepData
 from rlpost.training.stage_data import data_metrics
 from rlpost.training.state import RunState
 from rlpost.training.stopping import raise_if_asked
+from rlpost.training.variants import variant_metrics
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,14 @@ def train_step(
     if any(sampled_S):
         rewards = prepared.reward_S.tolist()
         state.remember(list(compress(data.prompt_ids, sampled_S)), list(compress(rewards, sampled_S)))
+    variants = variant_metrics(data.variants, state.solved)
     state.sampler = dict(data.sampler)
     state.step, state.stage_step, state.version = state.step + 1, state.stage_step + 1, state.version + 1
     state.samples += data.samples
     state.trained_tokens += int(report.get("learner/trained_tokens", 0))
     times = {"time/signals_s": signalled - collected, "time/update_s": time.perf_counter() - signalled}
     epoch = {"data/epoch": float(data.epoch)}
-    return data.metrics | epoch | report | coefficient_metrics(objective) | times
+    return data.metrics | variants | epoch | report | coefficient_metrics(objective) | times
 
 
 def prepare(

@@ -47,6 +47,7 @@ def to_record(trajectory: Trajectory) -> dict[str, Any]:
         "id": trajectory.id,
         "prompt_id": trajectory.prompt.id,
         "prompt": trajectory.prompt.text,
+        "prefill": trajectory.prompt.prefill,
         "text": trajectory.text,
         "reward": None if reward is None else reward.score,
         "outcome": None if reward is None else reward.outcome,
@@ -80,7 +81,11 @@ def from_record(record: dict[str, Any]) -> Trajectory:
     return Trajectory(
         id=record["id"],
         prompt=Prompt(
-            record["prompt_id"], record["prompt"], tuple(record["prompt_token_ids"]), record["columns"]
+            record["prompt_id"],
+            record["prompt"],
+            tuple(record["prompt_token_ids"]),
+            record["columns"],
+            prefill=record.get("prefill", ""),
         ),
         turns=tuple(
             Turn(

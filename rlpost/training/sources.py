@@ -30,6 +30,7 @@ from rlpost.training.recording import read_rollouts
 from rlpost.training.rounds import Gathered, gather, wants_greedy
 from rlpost.training.run_directory import RunDirectory
 from rlpost.training.state import RunState
+from rlpost.training.variants import Scored, by_variant
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class StepData:
         samples: responses sampled; demonstrations used, where nothing is sampled.
         sampler: the prompt sampler's state after this step's last draw, where a resumed run goes on.
         epoch: the sampler's, then.
+        variants: the rewards of all usable responses, by the variant of their prompts.
     """
 
     inputs: ModelInputs
@@ -50,6 +52,7 @@ class StepData:
     metrics: dict[str, float]
     sampler: Mapping[str, Any] = field(default_factory=dict)
     epoch: int = 0
+    variants: Scored = field(default_factory=dict)
 
     def drawn(self, sampler: Mapping[str, Any], epoch: int) -> StepData:
         """The same, with where the sampler stood."""
@@ -134,7 +137,8 @@ def step_data(
     report |= episode_metrics(gathered.sampled)
     if stage.has_demonstrations:
         report |= demonstration_metrics(gathered)
-    return StepData(inputs, batch, [row.prompt.id for row in rows], len(gathered.sampled), report)
+    data = StepData(inputs, batch, [row.prompt.id for row in rows], len(gathered.sampled), report)
+    return replace(data, variants=by_variant(gathered.usable, stage.data.variant_column))
 
 
 def batch_rows(gathered: Gathered, stage: StageConfig) -> list[BatchRow]:

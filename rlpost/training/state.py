@@ -64,6 +64,7 @@ class RunState:
         pivots: ids of the turns that the stage trains on since they were chosen anew; None: its data.
         pivot_rewards: mean rewards of the last steps on the present pivots.
         times_chosen: how often the stage's pivots were chosen anew.
+        solved: prompts of the stage with a right response so far, by variant (`data.variant_column`).
         samples, trained_tokens: totals.
         wall_s: seconds of training, over all sessions.
     """
@@ -81,6 +82,7 @@ class RunState:
     pivots: list[str] | None = None
     pivot_rewards: list[float] = field(default_factory=list)
     times_chosen: int = 0
+    solved: dict[str, list[str]] = field(default_factory=dict)
     samples: int = 0
     trained_tokens: int = 0
     wall_s: float = 0.0
@@ -108,7 +110,7 @@ class RunState:
     def next_stage(self) -> None:
         """The current stage is done."""
         self.stage, self.stage_step, self.sampler = self.stage + 1, 0, None
-        self.coefficients, self.measured = {}, {}
+        self.coefficients, self.measured, self.solved = {}, {}, {}
         self.pivots, self.pivot_rewards, self.times_chosen = None, [], 0
 
     def save(self, path: Path) -> None:
