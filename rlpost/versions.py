@@ -66,6 +66,10 @@ ROWS = (
         "transformers", "5.19.0", ">=5.16.1,<5.20", "models and tokenizers",
         "vLLM reads its configurations and refuses other versions",
     ),
+    _core(
+        "peft", "0.21.2", ">=0.21,<0.22", "adapters: model.lora",
+        "the layers that it puts into a model, and the files of an adapter, are named differently",
+    ),
     _core("numpy", "2.4.6", ">=2.0", "data on its way to tensors", "compiled packages fail to import"),
     _core("safetensors", "0.8.0", ">=0.5", "weights and checkpoints", "weights cannot be read or written"),
     _core("xxhash", "4.1.0", ">=3.4", "checksums of weights on their way", "weights cannot be proven"),
