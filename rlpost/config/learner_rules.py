@@ -23,6 +23,27 @@ def zero_options_are_read(config: RunConfig) -> Iterator[Problem]:
             )
 
 
+def adapters_can_be_trained(config: RunConfig) -> Iterator[Problem]:
+    """The learner keeps the model in evaluation mode, and an adapter stands beside something."""
+    lora = config.model.lora
+    if lora is None:
+        return
+    if lora.dropout:
+        yield Problem(
+            ("model", "lora", "dropout"),
+            "adapters are trained without dropout",
+            found=f"{lora.dropout:g}",
+            needed="0: log-probs in training must be those of the distribution that was sampled",
+        )
+    if not lora.target_modules:
+        yield Problem(
+            ("model", "lora", "target_modules"),
+            "no layer would have an adapter",
+            found="an empty list",
+            needed="all-linear, or names of linear layers such as `q_proj`",
+        )
+
+
 def what_is_offloaded_is_divided(config: RunConfig) -> Iterator[Problem]:
     """Only what DeepSpeed divides over the ranks can be kept in host memory."""
     learner = config.learner

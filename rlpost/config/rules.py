@@ -284,6 +284,7 @@ RULES: tuple[Rule, ...] = (
     transport_rules.a_broadcast_is_between_accelerators,
     learner_rules.zero_options_are_read,
     learner_rules.what_is_offloaded_is_divided,
+    learner_rules.adapters_can_be_trained,
     size_rules.the_tiny_model_is_well_formed,
     environment_rules.environments_speak_through_a_template,
     environment_rules.a_worker_outlasts_an_environment,

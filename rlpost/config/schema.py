@@ -37,6 +37,23 @@ class TinyModelConfig(Section):
     """Whether input and output embeddings share one matrix."""
 
 
+class LoraConfig(Section):
+    """Low-rank adapters (LoRA): two small matrices beside each frozen one are trained in its place."""
+
+    rank: int = Field(default=16, ge=1)
+    """The adapters' inner width: a weight can be changed by a matrix of at most this rank."""
+    alpha: float = Field(default=32.0, gt=0)
+    """The adapters' product is multiplied with `alpha / rank`."""
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """The linear layers with adapters: all of the decoder, or a list of names such as `[q_proj, v_proj]`. The
+    output layer has none."""
+    rslora: bool = False
+    """Multiply with `alpha / sqrt(rank)` instead: the same learning rate then serves every rank."""
+    dropout: float = 0.0
+    """Must be 0: log-probs in training are those of the distribution that was sampled, so nothing in the
+    learner is dropped at random."""
+
+
 class ModelConfig(Section):
     """The policy's starting point."""
 
@@ -50,6 +67,8 @@ class ModelConfig(Section):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you have read that code."""
+    lora: LoraConfig | None = None
+    """Train adapters (LoRA) beside the frozen weights. Null: all weights are trained."""
     tiny: TinyModelConfig = TinyModelConfig()
     """The size of the tiny model; read only with `init: tiny`."""
 

@@ -21,11 +21,12 @@ from rlpost.learner.divided_state import DividedState
 from rlpost.learner.microbatch import BLANK
 from rlpost.learner.one_token_head import Rollouts
 from rlpost.learner.policy import Policy
-from rlpost.learner.rank_learner import RankLearner, device_of
+from rlpost.learner.policy_state import device_of
+from rlpost.learner.rank_learner import RankLearner
 from rlpost.learner.ranks import Ranks
 from rlpost.learner.shared_critic import SharedCritic
 from rlpost.learner.value_network import ValueNetwork, value_head
-from rlpost.models import build_shell, load_model
+from rlpost.models import Adapter, build_shell, load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,7 +73,6 @@ class DeepSpeedLearner(RankLearner):
         self._plan: Plan | None = None
         self._frozen: FrozenEngine | None = None
         super().__init__(model, train, seed=seed, ranks=ranks, replay_dir=replay_dir)
-        self._state = self._state_of(self.policy.model)
         self.start_stage(train, reference)
 
     def start_stage(self, train: TrainConfig, reference: bool, critic: CriticPlan | None = None) -> None:
@@ -83,9 +83,10 @@ class DeepSpeedLearner(RankLearner):
         self.engine.restart(train)
         self.updates = 0
         self.engine.drop_frozen()
-        self.reference = self._frozen = None
+        self._drop_reference()
+        self._frozen = None
         if reference:
-            self.reference = self._frozen_policy()
+            self.reference = self._freeze()
         self._start_critic(critic, train)
 
     def _build_critic(self, plan: CriticPlan, train: TrainConfig) -> Critic:
@@ -125,7 +126,7 @@ class DeepSpeedLearner(RankLearner):
     @torch.no_grad()
     def _critic_decoder(self, init: str | None) -> PreTrainedModel:
         """The critic's backbone; under ZeRO 3 divided as it comes, like the policy."""
-        device, policy = self.policy.device, self.policy.model
+        device = self.policy.device
         if self.engine.stage == 3 and init is not None:
             config = critic_model_config(self._config, init)
             network, _ = load_divided(config, self._seed, self._ranks, device, self._divider())
@@ -134,10 +135,7 @@ class DeepSpeedLearner(RankLearner):
             return self._divided_copy().get_decoder()
         if init is not None:
             return load_critic_model(self._config, init, self._seed).get_decoder().to(device)
-        # Loaded anew: what DeepSpeed has attached to the policy's modules must not be copied.
-        decoder = self._load_network().get_decoder()
-        decoder.load_state_dict(policy.get_decoder().state_dict())
-        return decoder
+        return self._whole_copy().get_decoder()
 
     def _all_logprobs(self, inputs: ModelInputs, temperature: float) -> tuple[Tensor, Tensor]:
         return self._logprobs_under(self.engine, self.policy, inputs, temperature)
@@ -212,16 +210,19 @@ class DeepSpeedLearner(RankLearner):
     def _shapes(self) -> dict[str, Sequence[int]]:
         return self._state.shapes()
 
-    def _weights(self, dtype: torch.dtype | None = None, *, copied: bool = False) -> dict[str, Tensor] | None:
-        return self._state.weights(dtype)
+    def _weights(self) -> dict[str, Tensor] | None:
+        return self._state.weights()
+
+    def _factors(self) -> dict[str, Tensor]:
+        return self._state.factors()
 
     def _reference_weights(self, reference: Policy) -> dict[str, Tensor] | None:
         if self._frozen is None:
             return super()._reference_weights(reference)
         return self._state_of(reference.model).weights()
 
-    def _pieces(self) -> Iterator[dict[str, Tensor]]:
-        return self._state.pieces()
+    def _pieces(self, *, merged: bool = True) -> Iterator[dict[str, Tensor]]:
+        return self._state.pieces(merged=merged)
 
     def _set_weights(self, saved: Mapping[str, Tensor]) -> None:
         self._state.spread(saved)
@@ -244,14 +245,19 @@ class DeepSpeedLearner(RankLearner):
     def _frozen_policy(self) -> Policy:
         if self.engine.stage == 3:
             return self._divided_reference()
-        # Loaded anew: what DeepSpeed has attached to the policy's modules must not be copied.
-        frozen = super()._load_policy()
-        frozen.model.requires_grad_(False)
-        own = dict(frozen.model.named_parameters())
-        for name, parameter in self.policy.model.named_parameters():
-            own[name].copy_(parameter)
-        self._copy_buffers(frozen.model)
-        return frozen
+        return self._policy_of(self._whole_copy().requires_grad_(False))
+
+    def _whole_copy(self) -> PreTrainedModel:
+        """The policy's model once more, on every rank.
+
+        Loaded anew: what DeepSpeed has attached to the policy's modules must not be copied.
+        """
+        network = self._load_network()
+        own = dict(network.named_parameters())
+        for name, tensor in self._state.copies():
+            own[name].copy_(tensor)
+        self._copy_buffers(network)
+        return network
 
     def _divided_reference(self) -> Policy:
         # The old one first: there need not be memory for both.
@@ -278,12 +284,17 @@ class DeepSpeedLearner(RankLearner):
 
     def _load_policy(self) -> Policy:
         """The policy, its engine made before it: under ZeRO 3 it cannot compute otherwise."""
-        network = self._load_network()
+        network = self._adapted(self._load_network())
         with self._ranks.talking("divide the weights"):
+            if self._settings.zero_stage == 3 and self.adapter is not None:
+                divide = self._divider()
+                for factor in self.adapter.trained.values():
+                    divide(factor)
             outside = list(network.get_output_embeddings().parameters())
             self.engine = self._engine_of(network, outside, self._train)
             with torch.no_grad():
                 policy: Policy = self.engine.run(lambda: self._policy_of(network))
+        self._state = self._state_of(network, self.adapter)
         return policy
 
     def _engine_of(
@@ -310,5 +321,6 @@ class DeepSpeedLearner(RankLearner):
         settings = settings_of_deepspeed(self._settings, self._train)
         return parameter_divider(device_of(self._ranks.rank), self._ranks.deadline_s, settings)
 
-    def _state_of(self, network: nn.Module) -> DividedState:
-        return DividedState(self.engine, network, self._ranks, self._settings.bucket_mib * 2**20)
+    def _state_of(self, network: nn.Module, adapter: Adapter | None = None) -> DividedState:
+        bucket_bytes = self._settings.bucket_mib * 2**20
+        return DividedState(self.engine, network, self._ranks, bucket_bytes, adapter)

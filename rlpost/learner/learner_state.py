@@ -32,14 +32,17 @@ def save_state(
     moments: Mapping[str, Tensor],
     updates: int,
     reference: Mapping[str, Tensor] | None,
+    base: Mapping[str, str | None] | None = None,
 ) -> None:
     """Write the files that the functions below read; every backend writes the same ones.
 
     Args:
-        weights: whole float32 tensors by the model's own names, tied ones once.
+        weights: whole float32 tensors by their names in the model, tied ones once; with an adapter, its
+            tensors alone.
         moments: AdamW's state as `KEY.NAME`, with the keys of `MOMENTS`.
         updates: optimizer updates done in the stage, on which the learning rate depends.
-        reference: the frozen reference's weights, if there is one.
+        reference: the same tensors of the frozen reference, if there is one.
+        base: what an adapter stands beside: "init", "revision" and "fingerprint".
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_tensors(directory / WEIGHTS, weights)
@@ -48,6 +51,8 @@ def save_state(
     if reference is not None:
         write_tensors(directory / REFERENCE, reference)
     facts = {"format": FORMAT, "updates": updates, "reference": reference is not None}
+    if base is not None:
+        facts["base"] = dict(base)
     (directory / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
 
@@ -71,6 +76,36 @@ def saved_updates(directory: Path, *, reference: bool) -> int:
             remedy="resume with the algorithm that the checkpoint was written under",
         )
     return int(str(facts["updates"]))
+
+
+def check_base(directory: Path, base: Mapping[str, str | None] | None) -> None:
+    """Raise CheckpointError unless what was saved stands beside these very weights.
+
+    Args:
+        base: as in `save_state`; None for a learner that trains all weights.
+    """
+    saved = _facts(directory).get("base")
+    if (saved is None) != (base is None):
+        raise CheckpointError(
+            "the saved learner and this one do not train the same weights",
+            where=directory,
+            found="all weights of the model" if saved is None else "an adapter",
+            needed="all weights" if base is None else "an adapter (model.lora)",
+            remedy="resume with the `model.lora` that the checkpoint was written under",
+        )
+    if isinstance(saved, dict) and base is not None and saved["fingerprint"] != base["fingerprint"]:
+        raise CheckpointError(
+            "the saved adapter was trained beside other weights",
+            where=directory,
+            found=_spell_base(saved),
+            needed=_spell_base(base),
+            remedy="resume with the base model that the checkpoint was written with (model.init)",
+        )
+
+
+def _spell_base(base: Mapping[str, str | None]) -> str:
+    revision = f" at revision {base['revision']}" if base["revision"] else ""
+    return f"{base['init']}{revision}, whose weights have the fingerprint {base['fingerprint']}"
 
 
 def saved_tensors(path: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from rlpost.learner.learner_state import (
     OPTIMIZER,
     REFERENCE,
     WEIGHTS,
+    check_base,
     read_tensors,
     restore_rng,
     save_state,
@@ -30,25 +30,26 @@ from rlpost.learner.learner_state import (
 )
 from rlpost.learner.local_update import LocalUpdate, combine
 from rlpost.learner.optimizer import learning_rate
-from rlpost.learner.passes import GradientPasses, Scaling
+from rlpost.learner.passes import Scaling
 from rlpost.learner.policy import Policy
+from rlpost.learner.policy_directory import write_policy
+from rlpost.learner.policy_state import PolicyState
 from rlpost.learner.ranks import Ranks
 from rlpost.learner.replay_batch import ReplayBatch, save_batch
 from rlpost.learner.weight_export import Offer, WeightExport
-from rlpost.models import load_model, load_tokenizer
 from rlpost.weights.bundle import WeightBundle
 from rlpost.weights.communicator import Meeting
-from rlpost.weights.places import plan_places
-from rlpost.weights.transfer import policy_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SIGNALS = frozenset({"old_logprob", "ref_logprob", "entropy"})
 """Those that need no critic."""
+ADAPTER = "adapter"
+"""A saved policy's adapter alone, inside of its directory."""
 
 
-class RankLearner(GradientPasses):
+class RankLearner(PolicyState):
     """A `Learner` but for where weights, gradients and optimizer state live; a backend says that.
 
     Args:
@@ -68,7 +69,7 @@ class RankLearner(GradientPasses):
         self._config, self._train, self._seed = model, train, seed
         self._ranks, self._replay_dir = ranks, replay_dir
         self.policy = self._load_policy()
-        self.reference: Policy | None = None
+        self._sizes = self._count()
         self.critic: Critic | None = None
         self.updates = 0
         self._export = WeightExport(ranks.rank, getattr(torch, model.dtype))
@@ -92,7 +93,7 @@ class RankLearner(GradientPasses):
         if "ref_logprob" in names:
             if self.reference is None:
                 raise ValueError("this stage was started without a reference model")
-            found["ref_logprob"] = self._reference_logprobs(self.reference, inputs, temperature)
+            found["ref_logprob"] = self._logprobs_of_reference(self.reference, inputs, temperature)
         return {name: found[name].float() for name in names}
 
     def update(
@@ -146,21 +147,22 @@ class RankLearner(GradientPasses):
             rate = learning_rate(self._train, self.updates)
             self._step(rate, norm)
             self.updates += 1
-            report |= {"learner/grad_norm": float(norm), "learner/learning_rate": rate}
+            report |= {"learner/grad_norm": float(norm), "learner/learning_rate": rate} | self._sizes
         return report if critic is None else critic_report(report) | critic.step(critic_norm)
 
     def export_weights(self, version: int, shared: bool = False) -> WeightBundle | None:
-        """A snapshot of the policy's weights, in `model.dtype`, under the driver's version number."""
+        """A snapshot of the policy's weights, in `model.dtype`, under the driver's version number.
+
+        An adapter is in them, so engines hold a plain model.
+        """
         if shared:
             return self._export.to_shared_memory(version, self._pieces())
-        weights = self._weights(getattr(torch, self._config.dtype), copied=True)
+        weights = self._whole(getattr(torch, self._config.dtype))
         return None if weights is None else WeightBundle.of(version, weights)
 
     def offer_weights(self, local: bool, deadline_s: float) -> Offer | None:
         """Where engines can join a broadcast of the weights, and what they will be sent; on rank 0."""
-        own, dtype = policy_tensors(self.policy.model), getattr(torch, self._config.dtype)
-        whole = {n: torch.empty(s, dtype=own[n].dtype, device="meta") for n, s in self._shapes().items()}
-        places = plan_places({name: whole[name] for name in own}, 0, dtype)
+        places = self._places(getattr(torch, self._config.dtype))
         return self._export.offer(places, self.policy.device.type, local=local, deadline_s=deadline_s)
 
     def join_broadcast(self, meeting: Meeting) -> None:
@@ -182,7 +184,8 @@ class RankLearner(GradientPasses):
     def save(self, directory: Path) -> None:
         """Weights, optimizer, schedule, reference and RNG, enough to go on exactly; rank 0 writes.
 
-        Every backend writes the same files, and reads those of any other on any number of ranks.
+        With an adapter, its weights alone, and what it stands beside. Every backend writes the same files,
+        and reads those of any other on any number of ranks.
         """
         self._write_state(directory)
         self._ranks.barrier()
@@ -197,11 +200,12 @@ class RankLearner(GradientPasses):
         Raises:
             CheckpointError: the saved weights are those of another architecture, or unreadable.
         """
-        shapes = self._shapes()
+        check_base(directory, self._beside())
+        shapes = self._held_shapes()
         if weights_only:
             self._set_weights(saved_tensors(directory / WEIGHTS, shapes))
             if self.reference is not None:
-                self.reference = self._frozen_policy()
+                self.reference = self._freeze()
             if self.critic is not None and not self.critic.load(directory, weights_only=True):
                 # It has not been trained yet, so it begins with the policy that was loaded.
                 self._start_critic(self.critic.plan, self._stage_train, fresh=True)
@@ -209,28 +213,22 @@ class RankLearner(GradientPasses):
         updates = saved_updates(directory, reference=self.reference is not None)
         self._set_weights(saved_tensors(directory / WEIGHTS, shapes))
         if self.reference is not None:
-            self._set_reference(self.reference, saved_tensors(directory / REFERENCE, shapes))
+            self._restore_reference(self.reference, saved_tensors(directory / REFERENCE, shapes))
         self._set_moments(read_tensors(directory / OPTIMIZER))
         load_critic(self.critic, directory)
         restore_rng(directory)
         self.updates = updates
 
     def save_policy(self, directory: Path) -> None:
-        """A plain Hugging Face directory: weights in `model.dtype`, config, tokenizer, chat template."""
-        from transformers.utils.logging import disable_progress_bar
+        """A plain Hugging Face directory: weights in `model.dtype`, config, tokenizer, chat template.
 
-        dtype = getattr(torch, self._config.dtype)
-        weights = self._weights(dtype)
+        An adapter is in the weights, and once more in a directory `adapter` that PEFT loads beside the base.
+        """
+        weights = self._whole(getattr(torch, self._config.dtype))
         if weights is not None:
-            own = self.policy.model
-            with torch.device("meta"):
-                model = type(own)(copy.deepcopy(own.config)).to(dtype)
-            model.load_state_dict(weights, strict=False, assign=True)
-            model.tie_weights()
-            model.generation_config = own.generation_config
-            disable_progress_bar()
-            model.save_pretrained(directory)
-            load_tokenizer(self._config).save_pretrained(directory)
+            write_policy(directory, self.policy.model, weights, self._config)
+        if self.adapter is not None and (factors := self._weights()) is not None:
+            self.adapter.save(directory / ADAPTER, factors)
         self._ranks.barrier()
 
     @abstractmethod
@@ -254,40 +252,12 @@ class RankLearner(GradientPasses):
         """Clip the gradient, whose norm is `norm`, and take an optimizer step; the gradient is gone then."""
 
     @abstractmethod
-    def _shapes(self) -> dict[str, Sequence[int]]:
-        """Of every whole tensor of the policy, by name, tied ones once."""
-
-    @abstractmethod
-    def _weights(self, dtype: torch.dtype | None = None, *, copied: bool = False) -> dict[str, Tensor] | None:
-        """The whole weights on rank 0, on the CPU; None on other ranks, all of which must call.
-
-        Args:
-            dtype: of floating tensors; None leaves them as they are.
-            copied: never the policy's own tensors.
-        """
-
-    @abstractmethod
-    def _pieces(self) -> Iterator[dict[str, Tensor]]:
-        """The whole weights, some at a time, in no more memory than a bucket; on other ranks nothing.
-
-        All ranks must go through all pieces. A piece is gone when the next is asked for.
-        """
-
-    @abstractmethod
-    def _set_weights(self, saved: Mapping[str, Tensor]) -> None:
-        """Take up whole weights by name; every rank passes all of them."""
-
-    @abstractmethod
     def _moments(self) -> dict[str, Tensor] | None:
         """AdamW's state as in `save_state` on rank 0; None on other ranks, all of which must call."""
 
     @abstractmethod
     def _set_moments(self, saved: Mapping[str, Tensor]) -> None:
         """Take up AdamW's state; every rank passes all of it."""
-
-    @abstractmethod
-    def _frozen_policy(self) -> Policy:
-        """A policy with the weights as they are, for good, without gradient."""
 
     def _start_critic(self, plan: CriticPlan | None, train: TrainConfig, *, fresh: bool = False) -> None:
         """The stage's critic: the one before where it serves, otherwise a new one."""
@@ -303,11 +273,6 @@ class RankLearner(GradientPasses):
         if plan is not None:
             self.critic = self._build_critic(plan, train)
 
-    def _load_policy(self) -> Policy:
-        config = self._config
-        network = load_model(config.model_copy(update={"dtype": "float32"}), self._seed)
-        return self._policy_of(network.to(device_of(self._ranks.rank)))
-
     def _policy_of(self, network: PreTrainedModel) -> Policy:
         return Policy(
             network,
@@ -316,24 +281,18 @@ class RankLearner(GradientPasses):
             gradient_checkpointing=self._config.gradient_checkpointing,
         )
 
-    def _reference_logprobs(self, reference: Policy, inputs: ModelInputs, temperature: float) -> Tensor:
-        return reference.all_logprobs(inputs, temperature, self._train.tokens_per_microbatch)[0]
-
-    def _reference_weights(self, reference: Policy) -> dict[str, Tensor] | None:
-        """The whole weights on rank 0; None or all of them on other ranks, all of which must call."""
-        return policy_tensors(reference.model)
-
-    @torch.no_grad()
-    def _set_reference(self, reference: Policy, saved: Mapping[str, Tensor]) -> None:
-        """Take up whole weights by name; every rank passes all of them."""
-        for name, tensor in policy_tensors(reference.model).items():
-            tensor.copy_(saved[name])
-
     def _write_state(self, directory: Path) -> None:
-        weights, moments = self._weights(), self._moments()
-        reference = None if self.reference is None else self._reference_weights(self.reference)
+        weights, moments, base = self._weights(), self._moments(), self._beside()
+        reference = self._saved_reference()
         if weights is not None and moments is not None:
-            save_state(directory, weights=weights, moments=moments, updates=self.updates, reference=reference)
+            save_state(
+                directory,
+                weights=weights,
+                moments=moments,
+                updates=self.updates,
+                reference=reference,
+                base=base,
+            )
         if self.critic is not None:
             self.critic.write(directory)
 
@@ -368,10 +327,3 @@ class RankLearner(GradientPasses):
             needed="finite numbers",
             remedy=kept,
         )
-
-
-def device_of(rank: int) -> torch.device:
-    """Where a rank computes: an accelerator of its machine in turn, or the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", rank % torch.cuda.device_count())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -31,13 +32,17 @@ from rlpost.learner.torch_critic import TorchCritic
 from rlpost.learner.value_network import ValueNetwork, value_head
 from rlpost.weights.transfer import policy_tensors
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 class TorchLearner(RankLearner):
     """A `Learner`: the whole policy and AdamW on every rank, gradients summed over ranks.
 
     Parameters, gradients and optimizer state are float32 whatever `model.dtype` says (16 bytes a
     parameter, 20 with a reference); "bfloat16" means that the forward and backward pass compute in it
-    and that exported weights are rounded to it. So an update of 1e-6 of a weight is never lost.
+    and that exported weights are rounded to it. So an update of 1e-6 of a weight is never lost. With
+    `model.lora` the adapter alone is trained: 4 bytes a parameter of the model, 16 one of the adapter.
 
     Args:
         model: the policy's starting point.
@@ -81,7 +86,9 @@ class TorchLearner(RankLearner):
             self.policy.use_layout(train.layout)
         self.optimizer = build_optimizer(self.policy.model, train)
         self.updates = 0
-        self.reference = self._frozen_policy() if reference else None
+        self._drop_reference()
+        if reference:
+            self.reference = self._freeze()
         self._start_critic(critic, train)
 
     def _build_critic(self, plan: CriticPlan, train: TrainConfig) -> Critic:
@@ -90,7 +97,7 @@ class TorchLearner(RankLearner):
             head = value_head(policy.model.get_decoder(), len(plan.heads), device)
             return SharedCritic(head, plan, train, self._ranks, policy, PlainPasses())
         if plan.settings.init is None:
-            decoder = copy.deepcopy(policy.model.get_decoder())
+            decoder = self._own_decoder()
             decoder.set_attn_implementation(policy.attention)
         else:
             decoder = load_critic_model(self._config, plan.settings.init, self._seed).get_decoder().to(device)
@@ -102,6 +109,12 @@ class TorchLearner(RankLearner):
         )
         network.use_layout(train.layout)
         return TorchCritic(network, plan, train, self._ranks)
+
+    def _own_decoder(self) -> PreTrainedModel:
+        """A copy of the policy's backbone, an adapter in its weights."""
+        if self.adapter is not None:
+            return self.adapter.merged_copy(self.policy.model).get_decoder()
+        return copy.deepcopy(self.policy.model.get_decoder())
 
     def _all_logprobs(self, inputs: ModelInputs, temperature: float) -> tuple[Tensor, Tensor]:
         return self.policy.all_logprobs(inputs, temperature, self._train.tokens_per_microbatch)
@@ -148,24 +161,28 @@ class TorchLearner(RankLearner):
     def _shapes(self) -> dict[str, Sequence[int]]:
         return {name: tensor.shape for name, tensor in policy_tensors(self.policy.model).items()}
 
-    def _weights(self, dtype: torch.dtype | None = None, *, copied: bool = False) -> dict[str, Tensor] | None:
+    def _weights(self) -> dict[str, Tensor] | None:
         if self._ranks.rank:
             return None
-        return {
-            name: tensor.detach().to(
-                "cpu", dtype if dtype and tensor.is_floating_point() else tensor.dtype, copy=copied
-            )
-            for name, tensor in policy_tensors(self.policy.model).items()
-        }
+        return {name: tensor.detach().cpu() for name, tensor in self._held().items()}
 
-    def _pieces(self) -> Iterator[dict[str, Tensor]]:
-        if self._ranks.rank == 0:
-            yield policy_tensors(self.policy.model)
+    def _pieces(self, *, merged: bool = True) -> Iterator[dict[str, Tensor]]:
+        if self._ranks.rank:
+            return
+        own = policy_tensors(self.policy.model)
+        if self.adapter is None:
+            yield own
+            return
+        for name, tensor in self.adapter.merged(own) if merged else self.adapter.base(own):
+            yield {name: tensor}
 
     @torch.no_grad()
     def _set_weights(self, saved: Mapping[str, Tensor]) -> None:
-        for name, tensor in policy_tensors(self.policy.model).items():
+        for name, tensor in self._held().items():
             tensor.copy_(saved[name])
+
+    def _factors(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self._held().items()}
 
     def _moments(self) -> dict[str, Tensor] | None:
         if self._ranks.rank:

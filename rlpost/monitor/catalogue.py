@@ -736,6 +736,18 @@ _LEARNER = (
     ),
     Metric("learner/learning_rate", "rate", "learning rate of the step's last update", "follows `schedule`"),
     Metric(
+        "learner/trainable_parameters",
+        "parameters",
+        "of the policy, those that are trained",
+        "the same all along",
+    ),
+    Metric(
+        "learner/trainable_share",
+        "share",
+        "of the policy's parameters, adapters counted, those that are trained",
+        "1 without `model.lora`; with it, often below 0.02",
+    ),
+    Metric(
         "learner/trained_tokens", "tokens", "tokens that entered the loss, over the step's updates", "above 0"
     ),
     Metric(

@@ -28,6 +28,11 @@ def fingerprints(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     }
 
 
+def combined(found: Mapping[str, int]) -> str:
+    """One fingerprint of many tensors, whatever their order; hexadecimal."""
+    return f"{xxhash.xxh3_64_intdigest(repr(sorted(found.items())).encode()):016x}"
+
+
 def _mixed_sum(tensor: Tensor) -> Tensor:
     """The sum, modulo 2^64, over the tensor's words; a scalar on its device."""
     data = tensor.contiguous().reshape(-1).view(torch.uint8)
