@@ -25,6 +25,7 @@ from rlpost.estimator.prepared import Prepared, PreparedTerm
 from rlpost.estimator.regulariser import Entropy, Regulariser
 from rlpost.estimator.report import (
     batch_measures,
+    coefficient_measures,
     loss_measures,
     mismatch_measures,
     policy_measures,
@@ -32,7 +33,7 @@ from rlpost.estimator.report import (
     selection_measures,
     term_measures,
 )
-from rlpost.estimator.segments import trained
+from rlpost.estimator.segments import masked, trained
 from rlpost.estimator.selection import KeepAll, Narrowed, Selection
 from rlpost.estimator.term import Term
 from rlpost.estimator.transform import GradientTransform
@@ -143,7 +144,13 @@ class Objective:
             left = left.by(selection(left.batch, nothing_N))
         formed = [term.advantages(left.batch) for term in self.terms]
         reward_S = batch.reward_S.to(torch.float64).index_copy(0, left.index_S, formed[0].reward_S)
-        responses = response_measures(left.batch, [term.advantage_N for term in formed])
+        responses = response_measures(
+            left.batch,
+            [
+                masked(term.advantage_N, left.batch.spread(gate_S[left.index_S] > 0.0))
+                for term, gate_S in zip(formed, gates, strict=True)
+            ],
+        )
         targets = {head: target_N for term in formed for head, target_N in term.value_targets.items()}
         advantages = tuple(term.advantage_N for term in formed)
         with_advantages = replace(left, columns_N=(*advantages, *targets.values()))
@@ -173,6 +180,8 @@ class Objective:
             weight_N, corrected = term.weights(kept, gate_S, left.keep_N, left.counted_N, update_S)
             measures = measures + corrected
             terms.append(PreparedTerm(trained(advantage_N, kept), weight_N))
+            if len(self.terms) > 1:
+                measures = measures + coefficient_measures(term, terms[-1])
             regulated_S = regulated_S | (term.rows_S(kept) & (gate_S > 0))
         regulariser_N = torch.zeros_like(terms[0].weight_N)
         if self.regularisers:

@@ -11,7 +11,7 @@ from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.denominator import LOG_RATIO_BOUND, Denominator
 from rlpost.estimator.mask import Masked
 from rlpost.estimator.measures import Measures
-from rlpost.estimator.prepared import Prepared
+from rlpost.estimator.prepared import Prepared, PreparedTerm
 from rlpost.estimator.segments import Groups, masked, sequence_mean, sequence_sum, trained_length
 from rlpost.estimator.selection import Narrowed
 from rlpost.estimator.term import Term
@@ -125,6 +125,12 @@ def loss_measures(term: Term, loss: Tensor, weight_N: Tensor, *, alone: bool) ->
             f"policy/trained_tokens/{term.label}": _count(weight_N),
         }
     )
+
+
+def coefficient_measures(term: Term, fixed: PreparedTerm) -> Measures:
+    """sum_t weight_t |A_t| of a term: how strongly it pulls beside the others, before ratios and masks."""
+    size = (fixed.weight_N * fixed.advantage_N).abs().sum()
+    return Measures(sums={f"policy/coefficient/{term.label}": size})
 
 
 def term_measures(denominator: Denominator, decision: Masked, ratio_N: Tensor, trained_N: Tensor) -> Measures:

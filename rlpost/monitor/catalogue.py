@@ -384,6 +384,34 @@ _SIGNAL = (
     ),
 )
 
+_HYBRID = (
+    Metric(
+        "hybrid/gated_share",
+        "share",
+        "prompts whose rollouts' success rate is at most the gate's threshold, and which learn from their "
+        "demonstration / prompts with rollouts",
+        "falls as the policy learns; near 1 the run is supervised, at 0 it is reinforcement alone",
+    ),
+    Metric(
+        "hybrid/without_demonstration",
+        "share",
+        "prompts at or below the gate's threshold that have no demonstration / prompts with rollouts",
+        "0; the gate's `without_demonstration` says what they learn from",
+    ),
+    Metric(
+        "hybrid/solved_all_share",
+        "share",
+        "prompts whose rollouts all succeed / prompts with rollouts; with any gate that counts successes",
+        "rises; such prompts teach nothing more",
+    ),
+    Metric(
+        "hybrid/pass_count/*",
+        "share",
+        "prompts with that number of successful rollouts / prompts with rollouts",
+        "moves from 0 towards `samples_per_prompt`",
+    ),
+)
+
 _SELECTION = (
     Metric(
         "selection/kept_sequence_share",
@@ -491,6 +519,13 @@ _POLICY = (
         "tokens",
         "tokens with a weight in that term, over all updates of the step",
         "0 only where the term had no rows in this step",
+    ),
+    Metric(
+        "policy/coefficient/*",
+        "weight",
+        "Σ_t weight_t |A_t| of that term, summed over the step's updates: how strongly it pulls, before "
+        "ratios and masks",
+        "of a size with the other terms; one that is far larger decides alone",
     ),
     Metric(
         "policy/surrogate",
@@ -880,6 +915,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Pivots": _PIVOTS,
     "Reward": _REWARD,
     "What carries signal": _SIGNAL,
+    "Hybrid": _HYBRID,
     "Selection": _SELECTION,
     "ACE": _ACE,
     "Credit": _CREDIT,

@@ -75,12 +75,13 @@ def batch_of(
     )
 
 
-def random_batch(seed: int, *, garbage: float = NAN) -> tuple[TokenBatch, Tensor]:
+def random_batch(seed: int, *, garbage: float = NAN, mixed: bool = False) -> tuple[TokenBatch, Tensor]:
     """A small ragged batch and its current log-probs, all random, in float64.
 
     It holds groups of one, two and more responses, one with equal rewards, one with a single best, two
     prompts' demonstrations, an empty response, one without a trained token, turns, holes, and `garbage`
-    wherever nothing is trained.
+    wherever nothing is trained. With `mixed` the demonstrations are of prompts with rollouts, one of which
+    nothing solves, have the reward of a right response, and `garbage` for log-probs of older policies.
     """
     rng, turn_rng, late_rng = (random.Random(k + seed) for k in (0, 1000, 2000))
     groups = [7] * 4 + [-3] * 3 + [7] + [20] * 2 + [5] + [100, 101]
@@ -91,6 +92,9 @@ def random_batch(seed: int, *, garbage: float = NAN) -> tuple[TokenBatch, Tensor
     demonstrations = (11, 12)
     for s in demonstrations:
         rewards[s] = 0.0
+    if mixed:
+        groups[11], groups[12] = groups[10], groups[0]
+        rewards[10:] = [0.0, 1.0, 1.0]
     lengths = [rng.randint(1, 6) for _ in groups]
     lengths[rng.choice([0, 1, 2, 3, 5, 6, 7])] = 0
     mask = [int(rng.random() < 0.8) for n in lengths for _ in range(n)]
@@ -120,8 +124,21 @@ def random_batch(seed: int, *, garbage: float = NAN) -> tuple[TokenBatch, Tensor
         sequence_signals=driver_knowledge(rng, groups, rewards)
         | {"draw_seed": [float(late_rng.getrandbits(53)) for _ in groups]},
     )
+    if mixed:
+        shown_N = batch.spread(batch.demonstration_S)
+        unknown = {
+            name: torch.where(shown_N, garbage, batch.signals[name])
+            for name in ("old_logprob", "behaviour_logprob")
+        }
+        batch = batch.with_signals(**unknown)
     logprob = [lp if m else garbage for lp, m in zip(current, mask, strict=True)]
     return batch, torch.tensor(logprob, dtype=torch.float64)
+
+
+def batch_for(objective: Objective, seed: int, *, garbage: float = NAN) -> tuple[TokenBatch, Tensor]:
+    """A random batch of the rows that the objective's terms train: mixed where they train both kinds."""
+    rows = {term.rows for term in objective.terms}
+    return random_batch(seed, garbage=garbage, mixed={"rollouts", "demonstrations"} <= rows)
 
 
 def random_turns(rng: random.Random, length: int) -> list[int]:

@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from estimator_batches import NAN, batch_of, evaluate, kept_tokens, random_batch, score_of, with_advantage
+from estimator_batches import (
+    NAN,
+    batch_for,
+    batch_of,
+    evaluate,
+    kept_tokens,
+    random_batch,
+    score_of,
+    with_advantage,
+)
 
 from rlpost.estimator import (
     ALGORITHMS,
@@ -104,7 +113,7 @@ def test_garbage_at_untrained_positions_of_every_input_never_shows(spec: dict, g
     objective = build_objective(spec, max_response_tokens=5)
     results = []
     for filling in (garbage, -1.0):
-        batch, logprob_N = random_batch(9, garbage=filling)
+        batch, logprob_N = batch_for(objective, 9, garbage=filling)
         prepared = objective.prepare(batch)
         current_N = logprob_N[kept_tokens(prepared, batch)]
         entropy_N = torch.where(prepared.batch.mask_N, 0.4, filling).requires_grad_(True)
@@ -196,7 +205,7 @@ def test_an_empty_slice_of_a_prepared_batch_is_a_valid_microbatch() -> None:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_advantages_and_weights_carry_no_gradient(name: str) -> None:
-    batch, _ = random_batch(1)
+    batch, _ = batch_for(row(name), 1)
     signals = {k: v.clone().requires_grad_(True) for k, v in batch.signals.items()}
     prepared = row(name).prepare(replace(batch, signals=signals))
     assert not any(t.advantage_N.requires_grad or t.weight_N.requires_grad for t in prepared.terms)

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 from estimator_batches import (
+    batch_for,
     batch_of,
     entropy_of,
     evaluate,
     gradient_of_cut,
     kept_tokens,
-    random_batch,
     random_cut,
 )
 from torch import Tensor
@@ -37,7 +37,7 @@ def objectives() -> list[Objective]:
 @pytest.mark.parametrize("objective", objectives(), ids=[str(s) for s in SPECS])
 @pytest.mark.parametrize("seed", range(4))
 def test_any_cut_into_microbatches_adds_up_to_the_whole(objective: Objective, seed: int) -> None:
-    batch, full_N = random_batch(seed)
+    batch, full_N = batch_for(objective, seed)
     prepared = objective.prepare(batch)
     logprob_N = full_N[kept_tokens(prepared, batch)]
     S = prepared.batch.S
@@ -52,7 +52,7 @@ def test_any_cut_into_microbatches_adds_up_to_the_whole(objective: Objective, se
 
 @pytest.mark.parametrize("objective", objectives(), ids=[str(s) for s in SPECS])
 def test_permuting_the_sequences_permutes_the_gradient_and_nothing_else(objective: Objective) -> None:
-    batch, logprob_N = random_batch(5)
+    batch, logprob_N = batch_for(objective, 5)
     # Rewards differ by more than chance would have it, because ties go to the earlier sequence.
     untied_S = torch.where(batch.group_S == 20, 0.0, 0.01 * torch.arange(batch.S))
     batch = replace(batch, progress=0.1, reward_S=batch.reward_S + untied_S)
@@ -79,7 +79,7 @@ def test_permuting_the_sequences_permutes_the_gradient_and_nothing_else(objectiv
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_relabelling_the_groups_changes_nothing(name: str) -> None:
     objective = build_objective({"base": name}, max_response_tokens=5)
-    batch, logprob_N = random_batch(6)
+    batch, logprob_N = batch_for(objective, 6)
     labels = batch.group_S.unique().tolist()
     fresh = dict(zip(labels, [10**12 - 17 * k for k in range(len(labels))], strict=True))
     renamed = replace(batch, group_S=torch.tensor([fresh[g] for g in batch.group_S.tolist()]))
@@ -96,7 +96,7 @@ def test_relabelling_the_groups_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("updates", [2, 3])
 def test_every_update_of_a_step_has_denominators_of_its_own(name: str, updates: int) -> None:
     objective = build_objective({"base": name}, max_response_tokens=5)
-    batch, full_N = random_batch(8)
+    batch, full_N = batch_for(objective, 8)
     prepared = objective.prepare(batch, updates=updates)
     logprob_N = full_N[kept_tokens(prepared, batch)]
     owners = prepared.batch.sequence_N.tolist()
@@ -105,13 +105,13 @@ def test_every_update_of_a_step_has_denominators_of_its_own(name: str, updates: 
         seen += index_S.tolist()
         part = prepared.rows(index_S)
         # The same sequences as the only ones of a step, with the advantages of the whole step.
-        mask_N = part.batch.mask_N & objective.terms[0].rows_S(part.batch)[part.batch.sequence_N]
-        if any(isinstance(selection, D3S) for selection in objective.selection):
-            mask_N = mask_N & part.trained_N
-        alone_N = objective.terms[0].aggregation(
-            part.batch, mask_N, torch.zeros(part.batch.S, dtype=torch.int64)
-        )
-        assert torch.allclose(part.terms[0].weight_N, alone_N, rtol=0, atol=1e-15)
+        picked = any(isinstance(selection, D3S) for selection in objective.selection)
+        counted_N = part.trained_N if picked else None
+        first_S = torch.zeros(part.batch.S, dtype=torch.int64)
+        for term, fixed in zip(objective.terms, part.terms, strict=True):
+            gate_S = term.gate(batch)[part.kept_S]
+            alone_N, _ = term.weights(part.batch, gate_S, None, counted_N, first_S)
+            assert torch.allclose(fixed.weight_N, alone_N, rtol=0, atol=1e-15)
         chosen = set(index_S.tolist())
         index_N = torch.tensor([i for i, o in enumerate(owners) if o in chosen], dtype=torch.int64)
         _, gradient_N = evaluate(objective, part, logprob_N[index_N])
@@ -143,7 +143,7 @@ def test_advantages_are_formed_over_groups_that_the_updates_cut_apart() -> None:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_moving_to_a_device_keeps_everything(name: str) -> None:
     objective = build_objective({"base": name}, max_response_tokens=5)
-    batch, logprob_N = random_batch(2)
+    batch, logprob_N = batch_for(objective, 2)
     prepared = objective.prepare(batch, updates=2)
     moved = prepared.to("cpu")
     current_N = logprob_N[kept_tokens(prepared, batch)]

@@ -69,19 +69,25 @@ def update_arguments(seed=0) -> tuple[ModelInputs, Prepared, Objective, float]:
 
 
 def arguments_of_row(name: str, **changes) -> tuple[ModelInputs, Prepared, Objective, float]:
-    """The same for one row of the table with some changes, on a batch with every signal that a row reads."""
+    """The same for one row of the table with some changes, on a batch with every signal that a row reads.
+
+    Rows that train rollouts and demonstrations have two prompts of four rollouts and a demonstration each,
+    whose older log-probs nobody knows; nothing solves the first prompt.
+    """
     inputs = model_inputs()
     batch = token_batch(inputs)
     generator = torch.Generator().manual_seed(7)
     objective = build_objective({"base": name, **changes}, max_response_tokens=32)
-    demonstrated = any(term.rows == "demonstrations" for term in objective.terms)
+    rows = {term.rows for term in objective.terms}
+    mixed = {"rollouts", "demonstrations"} <= rows
+    shown_S = torch.arange(batch.S) % 5 == 4 if mixed else torch.full((batch.S,), "demonstrations" in rows)
     noise_N = torch.rand(batch.N, generator=generator, dtype=torch.float64)
     noise_S = torch.rand(batch.S, generator=generator, dtype=torch.float64)
     batch = replace(
         batch,
         group_S=torch.arange(batch.S) // 5,
         reward_S=(torch.arange(batch.S) % 2).to(torch.float64) * (0.5 + noise_S),
-        demonstration_S=torch.full((batch.S,), demonstrated),
+        demonstration_S=shown_S,
         progress=0.3,
         sequence_signals={
             "prompt_visits": torch.full_like(noise_S, 2.0),
@@ -94,6 +100,11 @@ def arguments_of_row(name: str, **changes) -> tuple[ModelInputs, Prepared, Objec
             "reward_part/b": 1.0 - noise_S.square(),
         },
     ).with_signals(entropy=noise_N, value=noise_N - 0.5, outcome=4.0 * noise_N - 2.0)
+    if mixed:
+        solved_S = (torch.arange(batch.S) % 2 == 1) & (torch.arange(batch.S) >= 5)
+        unknown_N = torch.where(batch.spread(shown_S), float("nan"), batch.signals["old_logprob"])
+        batch = replace(batch, reward_S=(solved_S | shown_S).to(torch.float64))
+        batch = batch.with_signals(old_logprob=unknown_N, behaviour_logprob=unknown_N)
     prepared = objective.prepare(batch)
     return inputs.rows(prepared.kept_S.tolist()), prepared, objective, 0.8
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from rlpost.estimator.algorithms.dcpo import DCPO
 from rlpost.estimator.algorithms.gates import GATES
 from rlpost.estimator.algorithms.grpo import GRPO
+from rlpost.estimator.algorithms.hybrid import HYBRID
 from rlpost.estimator.algorithms.pass_at_k import PASS_AT_K
 from rlpost.estimator.algorithms.pivots import PIVOTS
 from rlpost.estimator.algorithms.preferences import PREFERENCES
@@ -31,6 +32,7 @@ ALGORITHMS: dict[str, Row] = {
     **PASS_AT_K,
     **SELECTION,
     **PIVOTS,
+    **HYBRID,
 }
 
 __all__ = ["ALGORITHMS", "Row"]

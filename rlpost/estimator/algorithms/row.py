@@ -19,6 +19,7 @@ Family = Literal[
     "pass_at_k",
     "selection",
     "pivots",
+    "hybrid",
 ]
 
 
