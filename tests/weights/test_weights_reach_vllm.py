@@ -9,8 +9,10 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from rlpost.config.schema import ModelConfig, TinyModelConfig, TrainConfig, VLLMConfig
+from rlpost.config.schema import LoraConfig, ModelConfig, TinyModelConfig, TrainConfig, VLLMConfig
+from rlpost.data.collate import ModelInputs
 from rlpost.errors import BrokenTransferError, EngineLostError, WeightTransferError
+from rlpost.estimator import TokenBatch, build_objective
 from rlpost.learner import TorchLearner
 from rlpost.models import load_model
 from rlpost.rollout import VLLMEngine
@@ -93,9 +95,9 @@ def test_weights_whose_owner_is_gone_are_refused_and_the_engine_goes_on_with_its
     assert engine.probe([(65, 66, 67, 68)]) == before
 
 
-def met(engine, seed):
+def met(engine, seed, model=MODEL):
     """A learner that has met the engine's processes."""
-    learner = TorchLearner(MODEL, TrainConfig(), seed=seed)
+    learner = TorchLearner(model, TrainConfig(learning_rate=1e-2), seed=seed)
     offer = learner.offer_weights(True, 60.0)
     meeting = Meeting(offer.host, offer.port, "gloo", 1 + engine.receivers().processes, 60.0)
     with ThreadPoolExecutor(1) as pool:
@@ -134,6 +136,38 @@ def test_vllms_processes_receive_what_a_learner_broadcasts_and_a_bit_lost_on_the
     bundle, receipt = broadcast(learner, engine, 30)
     with pytest.raises(WeightTransferError, match=f"tensor '{NAME}' did not arrive"):
         verify_receipt(bundle, receipt)
+
+
+def demonstration():
+    """The arguments of an update that learns one response of eight tokens."""
+    batch = TokenBatch(
+        sequence_N=torch.zeros(8, dtype=torch.int64),
+        mask_N=torch.ones(8, dtype=torch.bool),
+        turn_N=torch.zeros(8, dtype=torch.int64),
+        group_S=torch.zeros(1, dtype=torch.int64),
+        reward_S=torch.ones(1, dtype=torch.float64),
+        truncated_S=torch.zeros(1, dtype=torch.bool),
+        demonstration_S=torch.ones(1, dtype=torch.bool),
+    )
+    objective = build_objective({"base": "sft"}, max_response_tokens=8)
+    inputs = ModelInputs((torch.tensor([65, 66]),), (torch.arange(67, 75),))
+    return inputs, objective.prepare(batch), objective, 1.0
+
+
+def test_vllm_computes_what_a_learner_with_an_adapter_does_before_and_after_updates(engine):
+    adapted = MODEL.model_copy(update={"lora": LoraConfig(rank=4, alpha=8.0)})
+    learner, probe, answers = met(engine, 20, adapted), [(65, 66, 67, 68), (70, 71)], []
+    for version in (50, 52, 54):
+        shared = pickle.loads(pickle.dumps(learner.export_weights(version, shared=True)))
+        verify_receipt(shared, engine.load_weights(shared))
+        for found, needed in zip(engine.probe(probe), learner.probe(probe), strict=True):
+            assert found == pytest.approx(needed, abs=1e-4)
+        answers.append(engine.probe(probe)[0])
+        bundle, receipt = broadcast(learner, engine, version + 1)
+        verify_receipt(bundle, receipt)
+        assert engine.probe(probe)[0] == pytest.approx(answers[-1], abs=1e-6)
+        learner.update(*demonstration())
+    assert max(abs(a - b) for a, b in zip(answers[0], answers[2], strict=True)) > 1e-2
 
 
 def test_another_models_tensors_are_refused_before_anybody_waits(engine):
