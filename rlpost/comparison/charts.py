@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from rlpost.comparison.results import ArmResult, BandPoint, TaskResult
@@ -48,6 +48,29 @@ CHARTS = (
 )
 
 
+def charts_of(task: TaskResult) -> list[BandChart]:
+    """Those of the main held-out set, of the further ones, and of what steps emit; without pass@k no such."""
+    known = [
+        replace(chart, title=_with_k(chart.title, task), curve=_with_k(chart.curve, task))
+        for chart in CHARTS
+        if task.k is not None or "K" not in chart.curve
+    ]
+    held_out = [chart for chart in known if chart.curve.startswith(("accuracy", "pass@"))]
+    return [
+        *held_out,
+        *(
+            replace(chart, title=f"{name}: {chart.title}", curve=f"{chart.curve}/{name}")
+            for name in task.others
+            for chart in held_out
+        ),
+        *(chart for chart in known if chart not in held_out),
+    ]
+
+
+def _with_k(text: str, task: TaskResult) -> str:
+    return text.replace("pass@K", f"pass@{task.k}")
+
+
 def look(index: int) -> tuple[str, str]:
     """(colour, dash) of the arm with this index; both repeat only after many arms."""
     return COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
@@ -56,14 +79,12 @@ def look(index: int) -> tuple[str, str]:
 def draw_task(task: TaskResult) -> list[tuple[str, Figure, list[str]]]:
     """(title, figure, arms that do not emit it) of every chart that has something to show."""
     drawn = []
-    for chart in CHARTS:
-        name = chart.curve.replace("K", str(task.k))
-        if task.k is None and "K" in chart.curve:
-            continue
+    for chart in charts_of(task):
+        name = chart.curve
         known = [(index, arm) for index, arm in enumerate(task.arms) if arm.curves.get(name)]
         if known:
             figure = _draw(chart, [(look(index), arm.name, arm.curves[name]) for index, arm in known])
-            drawn.append((chart.title.replace("K", str(task.k)), figure, _silent(task.arms, name)))
+            drawn.append((chart.title, figure, _silent(task.arms, name)))
     return drawn
 
 

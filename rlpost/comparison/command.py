@@ -40,7 +40,7 @@ def compare(
     Args:
         recipes: without `arms_file` one arm each, with it one task each.
         overrides: `key=value`, applied to every recipe.
-        arms_file: YAML, arm name to a value of `algorithm`.
+        arms_file: YAML, arm name to a value of `algorithm`, or to stages.
         seeds: how many.
         jobs: runs at the same time; None takes the number of cores.
         output: the directory; None makes a new one.

@@ -26,7 +26,8 @@ class RunRecord:
         arm: its arm.
         seed: its seed.
         values: the numbers of `MEASURES` by key; None where the run does not emit it.
-        curves: (step, value) pairs by name: "accuracy", "pass@K", and those of `STEP_CURVES`.
+        curves: (step, value) pairs by name: "accuracy", "pass@K", the same with "/NAME" of further held-out
+            sets, and those of `STEP_CURVES`.
         tokens: (step, tokens trained on up to it), from (first step - 1, 0) on.
         failure: why it has no numbers; None when it has.
     """
@@ -43,8 +44,9 @@ class RunRecord:
 def gather(run: ComparedRun, failure: str | None = None) -> RunRecord:
     """The record of a run; without numbers when it failed.
 
-    Only stages that sample count (all of a purely supervised run): supervised steps before them
-    have an advantage everywhere and no clip, and would blur what is compared.
+    Totals are over all stages that the run trains itself. Means over steps, and curves of what each step
+    emits, are over those that sample (over all of a purely supervised run): supervised steps have an
+    advantage everywhere and no clip, and would blur what is compared.
 
     Raises:
         DataError: a file of the run is damaged.
@@ -55,19 +57,21 @@ def gather(run: ComparedRun, failure: str | None = None) -> RunRecord:
     if failure is not None:
         return RunRecord(run.task, arm, run.seed, failure=failure)
     sampling = {stage.name for stage in run.config.stages if stage.has_rollouts}
-    records = [r for r in read_metrics(run.directory) if not sampling or r["stage"] in sampling]
+    whole = read_metrics(run.directory)
+    records = [r for r in whole if not sampling or r["stage"] in sampling]
     if not records:
         raise DataError("a complete run has no metrics", where=run.directory)
-    start = records[0]["step"] - 1
-    evaluations = _evaluations(run.directory, start)
+    start = whole[0]["step"] - 1
+    evaluations = _evaluations(run.directory)
     curves = {name: _points(records, value) for name, value in STEP_CURVES.items()}
     for name in dict.fromkeys(name for _, result in evaluations for name in result):
         curves[name] = [(step, result[name]) for step, result in evaluations if name in result]
-    values = {measure: value(records) for measure, value in STEP_MEASURES.items()}
+    values = {name: total(whole) for name, total in TOTALS.items()}
+    values |= {name: measure(records) for name, measure in STEP_MEASURES.items()}
     values |= {name: curve[-1][1] for name, curve in curves.items() if name.startswith(("accuracy", "pass@"))}
     values["wall_s"] = _read(run.directory / SUMMARY).get("wall_s")
     tokens, total = [(start, 0.0)], 0.0
-    for record in records:
+    for record in whole:
         total += record.get("learner/trained_tokens") or 0.0
         tokens.append((record["step"], total))
     return RunRecord(run.task, arm, run.seed, values, curves, tokens)
@@ -78,24 +82,26 @@ def chosen_k(records: Iterable[RunRecord]) -> int | None:
     shared: set[int] | None = None
     for record in records:
         if record.failure is None:
-            own = {int(name.removeprefix("pass@")) for name in record.curves if name.startswith("pass@")}
+            names = [name for name in record.curves if name.startswith("pass@") and "/" not in name]
+            own = {int(name.removeprefix("pass@")) for name in names}
             shared = own if shared is None else shared & own
     known = (shared or set()) - {1}
     return PREFERRED_K if PREFERRED_K in known else max(known, default=None)
 
 
-def _evaluations(directory: Path, start: int) -> list[tuple[int, dict[str, float]]]:
-    """(step, {"accuracy": ..., "pass@1": ...}) of the run's evaluations from step `start` on."""
+def _evaluations(directory: Path) -> list[tuple[int, dict[str, float]]]:
+    """(step, {"accuracy": ..., "pass@1": ..., "accuracy/NAME": ...}) of the run's evaluations."""
     found = []
-    for path in sorted(directory.glob("evaluations/step-*/results.json")):
-        step = int(path.parent.name.removeprefix("step-"))
-        if step < start:
-            continue
-        result = _read(path)
-        metrics = result["metrics"]
-        values = {"accuracy": metrics[f"avg@{result['samples_per_problem']}"]["value"]}
-        values |= {name: m["value"] for name, m in metrics.items() if name.startswith("pass@")}
-        found.append((step, values))
+    for folder in sorted(directory.glob("evaluations/step-*")):
+        values = {}
+        for path in sorted([*folder.glob("results.json"), *folder.glob("*/results.json")]):
+            of_set = "" if path.parent == folder else f"/{path.parent.name}"
+            result = _read(path)
+            metrics = result["metrics"]
+            values[f"accuracy{of_set}"] = metrics[f"avg@{result['samples_per_problem']}"]["value"]
+            passes = {name: m["value"] for name, m in metrics.items() if name.startswith("pass@")}
+            values |= {f"{name}{of_set}": value for name, value in passes.items()}
+        found.append((int(folder.name.removeprefix("step-")), values))
     return found
 
 
@@ -166,14 +172,18 @@ STEP_CURVES: dict[str, Callable[[Record], float | None]] = {
 }
 """A number of each step, by the curve's name."""
 
-STEP_MEASURES: dict[str, Measure] = {
+TOTALS: dict[str, Measure] = {
     "trained_tokens": _total(_metric("learner/trained_tokens")),
     "generated_tokens": _total(_generated_tokens),
     "generated_samples": _total(_metric("rollout/samples")),
+    "skipped_updates": _total(_metric("learner/skipped_updates")),
+}
+"""A number of a whole run, from all its steps."""
+
+STEP_MEASURES: dict[str, Measure] = {
     "nonzero_response_share": _mean(STEP_CURVES["nonzero_response_share"]),
     "informative_group_share": _mean(STEP_CURVES["informative_group_share"]),
     "clip_share": _mean(_clip_share),
     "entropy_end": _at_the_end(STEP_CURVES["entropy"]),
-    "skipped_updates": _total(_metric("learner/skipped_updates")),
 }
-"""A number of a whole run, from its steps."""
+"""The same from the steps of stages that sample."""

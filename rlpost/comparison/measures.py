@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rlpost.comparison.statistics import Mean
@@ -16,7 +17,8 @@ class Measure:
     """One number of a run.
 
     Attributes:
-        key: in comparison.json and comparison.csv; "pass@K" stands for the k that is shown.
+        key: in comparison.json and comparison.csv; "pass@K" stands for the k that is shown, and "/NAME" at
+            the end for a further set of held-out problems.
         title: of its column.
         form: how it is written.
         meaning: how it comes about.
@@ -26,6 +28,11 @@ class Measure:
     title: str
     form: Form
     meaning: str
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether it is of held-out problems, so that its paired difference to the first arm is shown."""
+        return self.key.partition("/")[0].startswith(("accuracy", "pass@"))
 
 
 MEASURES = (
@@ -57,23 +64,34 @@ MEASURES = (
     Measure("skipped_updates", "skipped updates", "count", "updates without any advantage, so not taken"),
     Measure("wall_s", "training time", "seconds", "seconds a run, evaluations included, start-up not"),
 )
-DIFFERENCES = ("accuracy", "pass@K")
-"""The measures whose paired difference to the first arm is shown."""
 
 
-def title_of(measure: Measure, k: int | None) -> str:
-    """The title, with the k that is shown."""
-    return measure.title.replace("K", str(k)) if measure.key == "pass@K" else measure.title
+def measures_of(k: int | None, others: Sequence[str]) -> list[Measure]:
+    """What is shown of a task.
+
+    Args:
+        k: of the pass@k that is shown; None, where one sample a problem was taken, shows none.
+        others: names of the further held-out sets; their measures are called `accuracy/NAME`.
+    """
+    known = [_with_k(m, k) for m in MEASURES if m.key != "pass@K" or k is not None]
+    held_out = [m for m in known if m.is_compared]
+    rest = [m for m in known if not m.is_compared]
+    return [of_set(m, name) for name in ("", *others) for m in held_out] + rest
 
 
-def key_of(measure: Measure, k: int | None) -> str:
-    """The key, with the k that is shown."""
-    return f"pass@{k}" if measure.key == "pass@K" else measure.key
+def of_set(measure: Measure, name: str) -> Measure:
+    """The same measure of another set of held-out problems; "" is the main one."""
+    if not name:
+        return measure
+    title, meaning = f"{name}: {measure.title}", f"of the held-out set {name}: {measure.meaning}"
+    return replace(measure, key=f"{measure.key}/{name}", title=title, meaning=meaning)
 
 
-def shown(measure: Measure, k: int | None) -> bool:
-    """Whether there is anything to show: pass@K only where more than one sample a problem was taken."""
-    return measure.key != "pass@K" or k is not None
+def _with_k(measure: Measure, k: int | None) -> Measure:
+    if measure.key != "pass@K":
+        return measure
+    texts = {name: getattr(measure, name).replace("K", str(k)) for name in ("key", "title", "meaning")}
+    return replace(measure, **texts)
 
 
 def write(mean: Mean | None, form: Form, *, interval: bool, signed: bool = False) -> str:

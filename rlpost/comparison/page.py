@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from rlpost.comparison.charts import draw_task, look
-from rlpost.comparison.measures import DASH, DIFFERENCES, MEASURES, Measure, key_of, shown, title_of
+from rlpost.comparison.measures import DASH
 from rlpost.comparison.results import ArmResult, Results, TaskResult, algorithm_of
 from rlpost.comparison.terminal import cell, difference
 from rlpost.monitor.page import page, section, table
@@ -110,28 +110,22 @@ def _task(task: TaskResult, seeds: int, drawn: int) -> tuple[str, int]:
 
 
 def _numbers(task: TaskResult, seeds: int) -> str:
-    measures = [m for m in MEASURES if shown(m, task.k)]
+    measures = task.measures
     n = f" (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{seeds})"
-    with_n = [title_of(m, task.k) + (n if m.key in DIFFERENCES else "") for m in measures]
+    with_n = [m.title + (n if m.is_compared else "") for m in measures]
     rows = [
         (
             _name(index, arm),
-            *(_marked(cell(arm, m, task, interval=m.key in DIFFERENCES)) for m in measures),
+            *(_marked(cell(arm, m, interval=m.is_compared)) for m in measures),
             f'<span class="failed">{len(arm.failures)} of {seeds}</span>' if arm.failures else "0",
         )
         for index, arm in enumerate(task.arms)
     ]
-    meanings = "".join(
-        f"<li><b>{escape(title_of(m, task.k))}</b>: {escape(_meaning(m, task))}</li>" for m in measures
-    )
+    meanings = "".join(f"<li><b>{escape(m.title)}</b>: {escape(m.meaning)}</li>" for m in measures)
     return (
         f'<div class="numbers">{table(("arm", *with_n, "failed"), rows)}</div>'
         f"<details><summary>what the columns mean</summary><ul>{meanings}</ul></details>"
     )
-
-
-def _meaning(measure: Measure, task: TaskResult) -> str:
-    return measure.meaning.replace("K samples", f"{task.k} samples")
 
 
 def _marked(text: str) -> str:
@@ -141,14 +135,14 @@ def _marked(text: str) -> str:
 def _differences(task: TaskResult) -> str:
     if len(task.arms) < 2:
         return ""
-    measures = [m for m in MEASURES if m.key in DIFFERENCES and shown(m, task.k)]
+    measures = [m for m in task.measures if m.is_compared]
     first = task.arms[0].name
     rows = []
     for index, arm in enumerate(task.arms[1:], start=1):
-        means = [arm.differences[key_of(m, task.k)] for m in measures]
+        means = [arm.differences[m.key] for m in measures]
         n = min((mean.n for mean in means if mean is not None), default=0)
-        rows.append((_name(index, arm), *(escape(difference(arm, m, task)) for m in measures), str(n)))
-    headings = ("arm", *(f"{title_of(m, task.k)} minus {first}'s, in points" for m in measures), "n")
+        rows.append((_name(index, arm), *(escape(difference(arm, m)) for m in measures), str(n)))
+    headings = ("arm", *(f"{m.title} minus {first}'s, in points" for m in measures), "n")
     return (
         f"<h3>Against {escape(first)}, seed by seed, with 95 % intervals</h3>"
         f'<div class="numbers">{table(headings, rows)}</div>'
@@ -190,5 +184,7 @@ def _arms(results: Results) -> str:
         rows: Sequence[tuple[str, str]] = [
             (escape(arm.name), f"<pre>{escape(algorithm_of(arm))}</pre>") for arm in task.arms
         ]
-        parts.append(f"<h3>{escape(task.name)}</h3>{table(('arm', 'algorithm'), rows)}")
+        parts.append(
+            f"<h3>{escape(task.name)}</h3>{table(('arm', 'budget and algorithm of each stage'), rows)}"
+        )
     return section("Arms", f"<details><summary>algorithm of every arm</summary>{''.join(parts)}</details>")

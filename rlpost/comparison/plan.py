@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from rlpost.comparison.arms import read_arms, refuse_overrides_of_algorithms, with_arm
 from rlpost.comparison.budget import budget_differences, other_differences
-from rlpost.errors import ConfigError, UserError
+from rlpost.errors import UserError
 
 if TYPE_CHECKING:
     from rlpost.config.schema import DataConfig, RunConfig
@@ -29,13 +30,6 @@ class Arm:
 
     name: str
     config: RunConfig
-
-    @property
-    def algorithms(self) -> dict[str, Any]:
-        """What `algorithm` says, by the name of each stage that samples; of every stage without one."""
-        stages = self.config.stages
-        shown = [stage for stage in stages if stage.has_rollouts] or stages
-        return {stage.name: stage.algorithm for stage in shown}
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ def make_plan(
     Args:
         recipes: without `arms_file` one arm each, with it one task each.
         overrides: `key=value`, applied to every recipe.
-        arms_file: YAML, arm name to a value of `algorithm`.
+        arms_file: YAML, arm name to a value of `algorithm` or to stages, as `read_arms` has it.
         seeds: how many; they count up from the first recipe's `seed`.
         different_budgets: note differing budgets instead of refusing them.
 
@@ -101,6 +95,8 @@ def make_plan(
             remedy="name a second CONFIG, or give the arms with --arms FILE",
         )
     read = None if arms_file is None else read_arms(arms_file)
+    for name in read or ():
+        _check_name(name, arms_file)
     configs = [load_config(path, overrides) for path in recipes]
     names = _names(recipes, configs)
     if read is None:
@@ -111,88 +107,12 @@ def make_plan(
         for name, path, config in zip(names, recipes, configs, strict=True):
             refuse_overrides_of_algorithms(overrides, config)
             arms = tuple(
-                Arm(arm, with_algorithm(config, spec, f"{arms_file}, arm {arm}, on the recipe {path}"))
+                Arm(arm, with_arm(config, spec, f"{arms_file}, arm {arm}, on the recipe {path}"))
                 for arm, spec in read.items()
             )
             tasks.append(_task(name, arms, different_budgets))
     first = configs[0].seed
     return Plan(tuple(tasks), tuple(range(first, first + seeds)))
-
-
-def read_arms(path: Path) -> dict[str, dict[str, Any]]:
-    """The arms of a file: name to `{base: ..., ...}`; a user's own parts are looked up beside it.
-
-    Raises:
-        ConfigError: the file is not such a mapping.
-    """
-    from rlpost.config.plugins import with_absolute_parts
-    from rlpost.config.yaml_text import read_document
-
-    arms = read_document(path).data
-    if not isinstance(arms, Mapping) or not arms:
-        raise ConfigError(
-            "the arms are not a mapping",
-            where=path,
-            found=type(arms).__name__,
-            needed="`name: algorithm` pairs, such as `grpo: grpo`",
-        )
-    written_out = {}
-    for name, spec in arms.items():
-        _check_name(str(name), path)
-        full = {"base": spec} if isinstance(spec, str) else spec
-        if not isinstance(full, Mapping) or "base" not in full:
-            raise ConfigError(
-                "an arm is not an algorithm",
-                where=f"{path}, arm {name}",
-                found=spec,
-                needed="a row of `rlpost algorithms`, or `{base: ROW, ...}`",
-            )
-        written_out[str(name)] = with_absolute_parts(dict(full), path.parent)
-    return written_out
-
-
-def with_algorithm(config: RunConfig, spec: Mapping[str, Any], where: str) -> RunConfig:
-    """The same recipe, with `spec` as the `algorithm` of every stage that samples.
-
-    Args:
-        where: what an error names.
-
-    Raises:
-        ConfigError: no stage samples, or the algorithm does not fit the recipe.
-    """
-    from rlpost.config.rules import check
-
-    if not any(stage.has_rollouts for stage in config.stages):
-        raise ConfigError("no stage of the recipe samples, so an arm changes nothing", where=where)
-    stages = [
-        stage.model_copy(update={"algorithm": dict(spec)}) if stage.has_rollouts else stage
-        for stage in config.stages
-    ]
-    changed = config.model_copy(update={"stages": stages})
-    if problems := check(changed):
-        first = problems[0]
-        raise ConfigError(
-            first.what, where=where, found=first.found, needed=first.needed, remedy=first.remedy
-        )
-    return changed
-
-
-def refuse_overrides_of_algorithms(overrides: Sequence[str], config: RunConfig) -> None:
-    """An override of what the arms replace would be without effect, and nobody would notice."""
-    replaced = {"algorithm"} | {
-        f"stages.{key}.algorithm"
-        for index, stage in enumerate(config.stages)
-        if stage.has_rollouts
-        for key in (stage.name, str(index))
-    }
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        if any(key == name or key.startswith(f"{name}.") for name in replaced):
-            raise UserError(
-                "the arms replace this key, so setting it has no effect",
-                where=f"command line: {override}",
-                remedy="put it into the file of --arms",
-            )
 
 
 def shared_stages(configs: Sequence[RunConfig]) -> int:
@@ -241,7 +161,7 @@ def _names(recipes: Sequence[Path], configs: Sequence[RunConfig]) -> list[str]:
     return names
 
 
-def _check_name(name: str, where: Path) -> None:
+def _check_name(name: str, where: Path | None) -> None:
     if not NAME.fullmatch(name):
         raise UserError(
             "a name cannot be that of a directory",

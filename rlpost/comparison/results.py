@@ -12,8 +12,8 @@ from typing import Any
 
 from rlpost.comparison.budget import budget_text
 from rlpost.comparison.gather import RunRecord, chosen_k
-from rlpost.comparison.measures import DIFFERENCES, MEASURES, key_of, shown
-from rlpost.comparison.plan import Arm, Plan, Task
+from rlpost.comparison.measures import Measure, measures_of
+from rlpost.comparison.plan import Plan, Task
 from rlpost.comparison.statistics import LEVEL, Mean, mean_interval, paired_difference
 
 FORMAT = 1
@@ -47,7 +47,8 @@ class ArmResult:
 
     Attributes:
         name: of the arm.
-        algorithms: by stage, as the recipe has them.
+        algorithms: of the stages that it trains itself, by their names.
+        budget: of one run of it, a line for each of these stages.
         measures: by key; None for what the arm does not emit.
         differences: the paired difference to the first arm, by key; empty for the first arm itself.
         curves: by name.
@@ -56,6 +57,7 @@ class ArmResult:
 
     name: str
     algorithms: Mapping[str, Any]
+    budget: Sequence[str]
     measures: Mapping[str, Mean | None]
     differences: Mapping[str, Mean | None]
     curves: Mapping[str, Sequence[BandPoint]]
@@ -73,6 +75,7 @@ class TaskResult:
         budget_differences: a line for each difference between the arms' budgets.
         varied: a line for each other difference between their recipes, the algorithm excepted.
         k: of the pass@k that is shown; None when only one sample a problem was taken.
+        others: names of the further held-out sets.
         steps_per_point: steps that one point of a curve averages, evaluations excepted.
         arms: in the order given.
     """
@@ -83,8 +86,14 @@ class TaskResult:
     budget_differences: Sequence[str]
     varied: Sequence[str]
     k: int | None
+    others: Sequence[str]
     steps_per_point: int
     arms: Sequence[ArmResult]
+
+    @property
+    def measures(self) -> list[Measure]:
+        """What there is to show of each arm."""
+        return measures_of(self.k, self.others)
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,9 @@ def summarise(plan: Plan, records: Sequence[RunRecord]) -> Results:
 
 
 def _task_result(task: Task, records: Sequence[RunRecord]) -> TaskResult:
-    k = chosen_k(records)
+    k, others = chosen_k(records), tuple(task.arms[0].config.evaluation.others)
+    measures = measures_of(k, others)
+    compared = [measure.key for measure in measures if measure.is_compared]
     done = {arm.name: [r for r in records if r.arm == arm.name and r.failure is None] for arm in task.arms}
     width = _steps_per_point(records)
     first = done[task.arms[0].name]
@@ -118,9 +129,10 @@ def _task_result(task: Task, records: Sequence[RunRecord]) -> TaskResult:
         arms.append(
             ArmResult(
                 arm.name,
-                arm.algorithms,
-                {key: mean_interval(list(_by_seed(own, key).values())) for key in _keys(k)},
-                {key: paired_difference(_by_seed(own, key), _by_seed(first, key)) for key in _compared(k)}
+                {stage.name: stage.algorithm for stage in arm.config.stages[task.shared :]},
+                budget_text(arm.config, task.shared),
+                {m.key: mean_interval(list(_by_seed(own, m.key).values())) for m in measures},
+                {key: paired_difference(_by_seed(own, key), _by_seed(first, key)) for key in compared}
                 if index
                 else {},
                 {name: band(own, name, width) for name in _curve_names(own)},
@@ -136,17 +148,10 @@ def _task_result(task: Task, records: Sequence[RunRecord]) -> TaskResult:
         budget_differences=task.differences,
         varied=task.varied,
         k=k,
+        others=others,
         steps_per_point=width,
         arms=arms,
     )
-
-
-def _keys(k: int | None) -> list[str]:
-    return [key_of(measure, k) for measure in MEASURES if shown(measure, k)]
-
-
-def _compared(k: int | None) -> list[str]:
-    return [key_of(m, k) for m in MEASURES if m.key in DIFFERENCES and shown(m, k)]
 
 
 def _by_seed(records: Iterable[RunRecord], key: str) -> dict[int, float]:
@@ -170,7 +175,7 @@ def band(records: Sequence[RunRecord], name: str, width: int) -> list[BandPoint]
     Evaluations stay single points; of other curves `width` steps each become one, first averaged
     within a seed. A seed without a value there does not count, and the point's n says so.
     """
-    evaluated = name == "accuracy" or name.startswith("pass@")
+    evaluated = name.startswith(("accuracy", "pass@"))
     points: dict[float, list[tuple[float, float]]] = {}
     for record in records:
         tokens = dict(record.tokens)
@@ -226,6 +231,7 @@ def _run_row(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def algorithm_of(arm: Arm | ArmResult) -> str:
-    """An arm's algorithm as YAML on one line a stage."""
-    return "\n".join(f"{stage}: {json.dumps(spec)}" for stage, spec in arm.algorithms.items())
+def algorithm_of(arm: ArmResult) -> str:
+    """An arm's algorithms as YAML on one line a stage, each under the stage's budget."""
+    lines = zip(arm.budget, arm.algorithms.items(), strict=True)
+    return "\n".join(f"{budget}\n  {stage}: {json.dumps(spec)}" for budget, (stage, spec) in lines)

@@ -83,7 +83,9 @@ def shared_recipe(task: Task) -> RunConfig:
         stage if stage.rewards else stage.model_copy(update={"rewards": rewards})
         for stage in whole.stages[: task.shared]
     ]
-    evaluation = whole.evaluation.model_copy(update={"problems": 1, "samples_per_problem": 1, "every": 0})
+    evaluation = whole.evaluation.model_copy(
+        update={"problems": 1, "samples_per_problem": 1, "every": 0, "others": {}}
+    )
     return whole.model_copy(update={"stages": stages, "evaluation": evaluation})
 
 

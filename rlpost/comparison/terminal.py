@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlpost.comparison.budget import budget_text
-from rlpost.comparison.measures import DIFFERENCES, MEASURES, Measure, key_of, shown, title_of, write
+from rlpost.comparison.measures import Measure, write
 from rlpost.comparison.plan import Plan, Task
 from rlpost.comparison.results import ArmResult, Results, TaskResult
 from rlpost.comparison.runner import Outcome
@@ -59,30 +59,31 @@ def progress_line(number: int, of: int, outcome: Outcome) -> str:
     if outcome.failure is not None:
         reason, *tail = outcome.failure.splitlines()
         return "\n".join([f"{head}  FAILED: {reason}", *(f"    {line}" for line in tail)])
-    scores = json.loads((outcome.run.directory / SUMMARY).read_text(encoding="utf-8")).get("eval") or {}
-    evaluated = scores.get("after") if outcome.run.arm is not None else None
-    accuracy = f"accuracy {evaluated['accuracy']:.3f}  " if evaluated else ""
-    return f"{head}  {accuracy}{outcome.seconds:.0f} s"
+    summary = json.loads((outcome.run.directory / SUMMARY).read_text(encoding="utf-8"))
+    sets = {"accuracy": summary.get("eval"), **summary.get("others", {})}
+    reached = [f"{name} {scores['after']['accuracy']:.3f}" for name, scores in sets.items() if scores]
+    accuracy = ", ".join(reached) if outcome.run.arm is not None else ""
+    return f"{head}  {accuracy}{'  ' if accuracy else ''}{outcome.seconds:.0f} s"
 
 
 def closing_tables(results: Results, console: Console) -> None:
     """Two tables for each task: what was reached, and by which means."""
     n = len(results.seeds)
     for task in results.tasks:
-        compared = [m for m in MEASURES if m.key in DIFFERENCES and shown(m, task.k)]
-        beside = [m for m in MEASURES if m.key in BESIDE]
+        compared = [m for m in task.measures if m.is_compared]
+        beside = [m for m in task.measures if m.key in BESIDE]
         first, failed = task.arms[0].name, any(arm.failures for arm in task.arms)
-        reached = [title_of(m, task.k) for m in compared]
+        reached = [m.title for m in compared]
         against = [f"{title} - {first}" for title in reached]
         rows = [
-            [cell(arm, m, task, interval=True) for m in compared]
-            + [difference(arm, m, task) for m in compared]
+            [cell(arm, m, interval=True) for m in compared]
+            + [difference(arm, m) for m in compared]
             + ([f"{len(arm.failures)} of {n}"] if failed else [])
             for arm in task.arms
         ]
         title = f"{task.name}: mean over seeds ± 95 % interval, n = {n}"
         _print_table(console, title, task, [*reached, *against, *(["failed"] if failed else [])], rows)
-        rows = [[cell(arm, m, task, interval=False) for m in beside] for arm in task.arms]
+        rows = [[cell(arm, m, interval=False) for m in beside] for arm in task.arms]
         _print_table(console, f"{task.name}: how", task, [m.title for m in beside], rows)
     if n > 1:
         note = "Differences are in points, seed by seed; an interval that holds 0 is no evidence for one."
@@ -106,9 +107,9 @@ def _print_table(
     console.print(table)
 
 
-def cell(arm: ArmResult, measure: Measure, task: TaskResult, *, interval: bool) -> str:
+def cell(arm: ArmResult, measure: Measure, *, interval: bool) -> str:
     """A measure of an arm; "failed" when no seed of the arm was trained to its end."""
-    mean = arm.measures[key_of(measure, task.k)]
+    mean = arm.measures[measure.key]
     if mean is None and arm.failures and not any(arm.curves.values()):
         return "failed"
     text = write(mean, measure.form, interval=interval)
@@ -116,9 +117,9 @@ def cell(arm: ArmResult, measure: Measure, task: TaskResult, *, interval: bool) 
     return f"{text} (n = {mean.n})" if seeds_missing and mean is not None else text
 
 
-def difference(arm: ArmResult, measure: Measure, task: TaskResult) -> str:
+def difference(arm: ArmResult, measure: Measure) -> str:
     """The paired difference to the first arm, of shares in points; nothing for the first arm itself."""
     if not arm.differences:
         return ""
     form = "points" if measure.form == "percent" else measure.form
-    return write(arm.differences[key_of(measure, task.k)], form, interval=True, signed=True)
+    return write(arm.differences[measure.key], form, interval=True, signed=True)

@@ -93,7 +93,7 @@ def _merge_stage(tree: Mapping[str, Any], stage: Mapping[str, Any]) -> Tree:
     merged = dict(stage)
     for name in SHARED:
         if name in tree and not _takes_own_algorithm(name, stage):
-            merged[name] = _deep_merge(tree[name], stage[name]) if name in stage else tree[name]
+            merged[name] = deep_merge(tree[name], stage[name]) if name in stage else tree[name]
     merged.setdefault("data", {})
     return merged
 
@@ -103,12 +103,13 @@ def _takes_own_algorithm(name: str, stage: Mapping[str, Any]) -> bool:
     return name == "algorithm" and isinstance(own, Mapping) and "base" in own
 
 
-def _deep_merge(default: Any, own: Any) -> Any:
+def deep_merge(default: Any, own: Any) -> Any:
+    """`own` over `default`: sections key by key, everything else as a whole."""
     if not (isinstance(default, Mapping) and isinstance(own, Mapping)):
         return own
     merged = dict(default)
     for key, value in own.items():
-        merged[key] = _deep_merge(merged[key], value) if key in merged else value
+        merged[key] = deep_merge(merged[key], value) if key in merged else value
     return merged
 
 

@@ -9,12 +9,16 @@ from rlpost.comparison.plan import make_plan
 from rlpost.errors import UserError
 
 
+def algorithms(arm):
+    return {stage.name: stage.algorithm for stage in arm.config.stages}
+
+
 def test_without_a_file_of_arms_every_recipe_is_an_arm_named_after_its_file(recipe):
     plan = make_plan([recipe("one"), recipe("two", "rloo")], seeds=2)
     (task,) = plan.tasks
     assert task.name == "addition"
     assert plan.arm_names == ("one", "two")
-    assert [arm.algorithms for arm in task.arms] == [{"rl": {"base": "grpo"}}, {"rl": {"base": "rloo"}}]
+    assert [algorithms(arm)["rl"] for arm in task.arms] == [{"base": "grpo"}, {"base": "rloo"}]
     assert plan.seeds == (0, 1)
 
 
@@ -41,8 +45,8 @@ def test_with_a_file_of_arms_every_recipe_is_a_task_and_seeds_count_from_its_own
 def test_an_arm_replaces_the_algorithm_of_the_stages_that_sample_and_of_no_other(recipe, arms_file):
     arms = arms_file(wide={"base": "grpo", "mask": {"clip": {"low": 0.3, "high": 0.4}}})
     (task,) = make_plan([recipe(algorithm="rloo")], arms_file=arms).tasks
-    algorithms = [stage.algorithm for stage in task.arms[0].config.stages]
-    assert algorithms == [{"base": "sft"}, {"base": "grpo", "mask": {"clip": {"low": 0.3, "high": 0.4}}}]
+    clip = {"clip": {"low": 0.3, "high": 0.4}}
+    assert algorithms(task.arms[0]) == {"warmup": {"base": "sft"}, "rl": {"base": "grpo", "mask": clip}}
 
 
 def test_an_algorithm_at_the_top_level_is_replaced_too(recipe, arms_file):
@@ -51,7 +55,10 @@ def test_an_algorithm_at_the_top_level_is_replaced_too(recipe, arms_file):
     rl = tree.pop("stages")[1]
     path.write_text(yaml.safe_dump(tree | {"algorithm": "grpo", "rewards": rl["rewards"]}))
     (task,) = make_plan([path], arms_file=arms_file()).tasks
-    assert [arm.algorithms for arm in task.arms] == [{"train": {"base": "grpo"}}, {"train": {"base": "rloo"}}]
+    assert [algorithms(arm) for arm in task.arms] == [
+        {"train": {"base": "grpo"}},
+        {"train": {"base": "rloo"}},
+    ]
 
 
 def test_equal_leading_stages_are_shared_and_one_stage_is_always_left(recipe):
@@ -120,10 +127,14 @@ def test_an_override_that_the_arms_replace_is_refused(recipe, arms_file, key):
     ("text", "message"),
     [
         ("[grpo, rloo]", "the arms are not a mapping"),
-        ("grpo: {mask: keep}", "an arm is not an algorithm"),
-        ("grpo: 3", "an arm is not an algorithm"),
+        ("grpo: {mask: keep}", "an arm is neither an algorithm nor stages"),
+        ("grpo: 3", "an arm is neither an algorithm nor stages"),
         ("no/slash: grpo", "a name cannot be that of a directory"),
         ("typo: grop", "no algorithm 'grop'"),
+        ("list: []", "an arm is neither an algorithm nor stages"),
+        ("sft: {source: demonstrations, algorithm: sft}", "a prompt has one demonstration"),
+        ("typo: {algorithm: grpo, trian: {}}", "unknown key `trian`"),
+        ("word: {algorithm: grpo, train: {steps: few}}", "stages.1.train.steps"),
         ("keep: {base: rloo, mask: {clip: {low: 0.2}}}", "rloo"),
     ],
 )
@@ -136,13 +147,33 @@ def test_a_wrong_arm_is_refused_before_anything_runs(recipe, tmp_path, text, mes
     assert "wrong.yaml" in str(refused.value)
 
 
-def test_arms_cannot_change_a_recipe_that_never_samples(recipe, arms_file):
+def test_where_no_stage_samples_an_arm_replaces_the_algorithm_of_the_last_one(recipe, arms_file):
     path = recipe()
     tree = yaml.safe_load(path.read_text())
-    tree["stages"] = tree["stages"][:1]
+    first = tree["stages"][0]
+    tree["stages"] = [first, {**first, "name": "more"}]
     path.write_text(yaml.safe_dump(tree | {"rewards": "exact_match"}))
-    with pytest.raises(UserError, match="no stage of the recipe samples"):
-        make_plan([path], arms_file=arms_file())
+    (task,) = make_plan([path], arms_file=arms_file(sft="sft", dft="dft")).tasks
+    assert algorithms(task.arms[1]) == {"warmup": {"base": "sft"}, "more": {"base": "dft"}}
+    assert task.shared == 1
+
+
+def test_an_arm_may_give_stages_in_the_place_of_the_last_one(recipe, arms_file, tmp_path):
+    supervised = {"name": "more", "source": "demonstrations", "algorithm": "sft"}
+    supervised["train"] = {"samples_per_prompt": 1, "learning_rate": 0.5}
+    other_data = {"data": {"path": str(tmp_path / "guided.jsonl")}}
+    arms = arms_file(rl="grpo", both=[supervised, {"algorithm": "rloo"}], guided=other_data)
+    (task,) = make_plan([recipe()], arms_file=arms, different_budgets=True).tasks
+    rl, both, guided = (arm.config.stages for arm in task.arms)
+    assert [stage.name for stage in both] == ["warmup", "more", "rl"]
+    assert (both[1].source, both[1].train.learning_rate, both[1].train.steps) == ("demonstrations", 0.5, 4)
+    assert both[1].rewards == rl[1].rewards and both[2] == rl[1].model_copy(
+        update={"algorithm": {"base": "rloo"}}
+    )
+    assert (guided[1].data.path, guided[1].data.task) == (str(tmp_path / "guided.jsonl"), None)
+    assert guided[1].data.max_prompt_tokens == 16 and guided[1].algorithm == {"base": "grpo"}
+    assert task.shared == 1
+    assert "number of stages: 2 in rl, guided; 3 in both" in task.differences
 
 
 def test_one_recipe_without_arms_is_nothing_to_compare(recipe):

@@ -83,18 +83,49 @@ def test_a_record_has_totals_means_over_the_steps_that_have_a_metric_and_the_las
     assert list(record.tokens) == [(0, 0.0), (1, 40.0), (2, 100.0)]
 
 
-def test_supervised_steps_of_a_run_do_not_count(recipe, write_run, tmp_path):
+def test_supervised_steps_of_a_run_count_in_its_totals_and_in_no_mean(recipe, write_run, tmp_path):
     paths = [recipe("one"), recipe("two", "rloo", warmup_steps=3)]
     plan = make_plan(paths, seeds=1, different_budgets=True)
     run = next(run for run in runs_of(plan, tmp_path / "out", 1) if run.arm == "one")
-    steps = [(1, "warmup", step(999.0, 1.0, 3.0)), (2, "warmup", step(999.0, 1.0, 3.0))]
+    steps = [(n, "warmup", {"learner/trained_tokens": 100.0, "policy/entropy": 3.0}) for n in (1, 2)]
     steps += [(3, "rl", step(40.0, 0.5, 1.0)), (4, "rl", step(40.0, 0.5, 1.0))]
     write_run(run.directory, steps, {0: (0.0, {1: 0.0}), 2: (0.1, {1: 0.1}), 4: (0.2, {1: 0.2})})
     record = gather(run)
-    assert record.values["trained_tokens"] == 80.0
-    assert record.values["nonzero_response_share"] == 0.5
-    assert record.curves["accuracy"] == [(2, 0.1), (4, 0.2)]
-    assert record.tokens[0] == (2, 0.0)
+    assert record.values["trained_tokens"] == 280.0
+    assert record.values["generated_samples"] == 32.0
+    assert (record.values["nonzero_response_share"], record.values["entropy_end"]) == (0.5, 1.0)
+    assert record.curves["accuracy"] == [(0, 0.0), (2, 0.1), (4, 0.2)]
+    assert list(record.tokens) == [(0, 0.0), (1, 100.0), (2, 200.0), (3, 240.0), (4, 280.0)]
+
+
+def test_every_held_out_set_has_its_columns_differences_and_curves(recipe, arms_file, write_run, tmp_path):
+    from rich.console import Console
+
+    hard = {"task": "addition", "split": "test", "template": "none", "max_prompt_tokens": 16}
+    plan = make_plan([recipe()], [f"evaluation.others={{hard: {hard}}}"], arms_file=arms_file(), seeds=2)
+    records = []
+    for run in (run for run in runs_of(plan, tmp_path / "out", 1) if run.arm is not None):
+        write_run(run.directory, [(1, "rl", step(40.0, 0.5, 1.0))], {1: (0.5, {1: 0.5, 2: 0.75})})
+        folder = run.directory / "evaluations" / "step-000001" / "hard"
+        folder.mkdir()
+        reached = 0.25 if run.arm == "grpo" else 0.5 + 0.25 * run.seed
+        numbers = {"avg@2": {"value": reached}, "pass@2": {"value": 1.0}}
+        (folder / "results.json").write_text(json.dumps({"samples_per_problem": 2, "metrics": numbers}))
+        records.append(gather(run))
+    results = summarise(plan, records)
+    (task,) = results.tasks
+    compared = [m.key for m in task.measures if m.is_compared]
+    assert compared == ["accuracy", "pass@2", "accuracy/hard", "pass@2/hard"]
+    rloo = task.arms[1]
+    assert (rloo.measures["accuracy/hard"].value, rloo.differences["accuracy/hard"].value) == (0.625, 0.375)
+    assert [point.mean for point in rloo.curves["accuracy/hard"]] == [0.625]
+    console = Console(width=160, record=True, file=io.StringIO())
+    closing_tables(results, console)
+    assert "hard: accuracy" in console.export_text().replace("\N{NO-BREAK SPACE}", " ")
+    write_page(results, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "hard: accuracy minus grpo&#x27;s" in page and "hard: Accuracy over trained tokens" in page
+    assert "stage rl: 4 steps x 4 prompts x 4 = 64 samples, 4 updates" in page
 
 
 def test_entropy_at_the_end_is_the_mean_of_the_last_tenth_of_the_steps(runs, write_run):
