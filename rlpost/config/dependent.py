@@ -69,7 +69,8 @@ def response_tokens(stage: StageConfig) -> int:
 def rows_per_prompt(stage: StageConfig) -> int:
     """Sequences of one prompt in a step's batch, when none of them is missing."""
     samples = stage.train.samples_per_prompt if stage.has_rollouts else 0
-    return samples + int(stage.has_demonstrations)
+    pairs = stage.has_demonstrations and stage.data.rejected_column is not None
+    return samples + int(stage.has_demonstrations) + int(pairs)
 
 
 def known_positions(stage: StageConfig, config: RunConfig) -> int | None:

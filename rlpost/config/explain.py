@@ -119,7 +119,8 @@ def _stage(stage: StageConfig, config: RunConfig) -> Iterator[tuple[str, str]]:
 
 def _learns_from(stage: StageConfig) -> str:
     if not stage.has_rollouts:
-        return "demonstrations"
+        pairs = f", each preferred to the response in `{stage.data.rejected_column}`"
+        return "demonstrations" + (pairs if stage.data.rejected_column is not None else "")
     sampled = f"sampled responses, {_sampling(stage)}"
     if not stage.has_demonstrations:
         return sampled
@@ -160,7 +161,12 @@ def _overlong(data: DataConfig) -> str:
         "drop": "are dropped and counted",
         "truncate": "lose their start and are counted",
     }
-    return f"prompts above {data.max_prompt_tokens} tokens {fate[data.overlong_prompts]}"
+    prompts = f"prompts above {data.max_prompt_tokens} tokens {fate[data.overlong_prompts]}"
+    limit = data.max_demonstration_tokens
+    if data.demonstration_column is None or limit is None:
+        return prompts
+    fate["truncate"] = "lose their end and are counted"
+    return f"{prompts},\ndemonstrations above {limit} tokens {fate[data.overlong_demonstrations]}"
 
 
 def _arithmetic(stage: StageConfig, config: RunConfig) -> str:
@@ -181,6 +187,8 @@ def _arithmetic(stage: StageConfig, config: RunConfig) -> str:
 
 
 def _of_a_prompt(stage: StageConfig) -> str:
+    if not stage.has_rollouts:
+        return "2 responses" if rows_per_prompt(stage) == 2 else "1 demonstration"
     samples = count(stage.train.samples_per_prompt, "sample")
     return f"({samples} + 1 demonstration)" if stage.source == "both" else samples
 

@@ -188,6 +188,11 @@ def algorithms_fit_their_source(config: RunConfig) -> Iterator[Problem]:
     return source_rules.algorithms_fit_their_source(_valid_objectives(config))
 
 
+def pairs_are_compared(config: RunConfig) -> Iterator[Problem]:
+    """See `source_rules`."""
+    return source_rules.pairs_are_compared(_valid_objectives(config))
+
+
 def signals_are_there(config: RunConfig) -> Iterator[Problem]:
     """Every signal that a part of the algorithm reads is one that a run computes."""
     for index, _, objective in _valid_objectives(config):
@@ -270,6 +275,8 @@ RULES: tuple[Rule, ...] = (
     algorithms_are_valid,
     groups_have_two_samples,
     algorithms_fit_their_source,
+    pairs_are_compared,
+    source_rules.pairs_are_demonstrated,
     signals_are_there,
     source_rules.demonstrations_are_there,
     source_rules.mixed_batches_have_one_temperature,

@@ -101,6 +101,16 @@ class DataConfig(Section):
     """A demonstrated response, for supervised stages: text, or the chat messages that follow the prompt, of
     which the assistant's are learnt. If it is `prompt_column` itself, that holds whole dialogues, and the
     demonstration begins with the assistant's first message."""
+    rejected_column: str | None = None
+    """With `source: demonstrations`, a response that the demonstration is preferred to, of the same form: a
+    prompt then has two rows, with rewards 1 and 0."""
+    max_demonstration_tokens: int | None = Field(default=None, ge=1)
+    """The longest demonstration, in tokens, a dialogue's observations included. Null: what the model's
+    positions leave beside the prompt."""
+    overlong_demonstrations: Literal["error", "drop", "truncate"] = "error"
+    """What happens to demonstrations above `max_demonstration_tokens`; dropped and truncated ones are
+    counted. A dropped one takes its prompt along, unless samples are trained too. `truncate` keeps the first
+    tokens and puts no EOS behind them."""
     demonstration_reward: float = 1.0
     """The reward of a demonstration, for algorithms that compare it with the samples of its prompt."""
     prefill_column: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from rlpost.config.dependent import rows_per_prompt
 from rlpost.config.held_out import held_out_sets
 from rlpost.config.problems import Problem
 from rlpost.config.schema import RunConfig, StageConfig
@@ -15,7 +16,7 @@ def updates_divide_samples(config: RunConfig) -> Iterator[Problem]:
     for index, stage in enumerate(config.stages):
         prompts, samples, updates = _sizes(stage)
         sequences = prompts * samples
-        if stage.source == "both":
+        if rows_per_prompt(stage) > samples:
             yield from _prompts_divide(index, stage)
         elif sequences % updates:
             multiple = updates // math.gcd(updates, prompts)
@@ -115,7 +116,7 @@ def the_tiny_model_is_well_formed(config: RunConfig) -> Iterator[Problem]:
 
 
 def _prompts_divide(index: int, stage: StageConfig) -> Iterator[Problem]:
-    """A prompt's samples and its demonstration belong to one update."""
+    """What a batch holds of one prompt belongs to one update."""
     prompts, _, updates = _sizes(stage)
     if prompts % updates:
         near = " or ".join(str(n) for n in _multiples_near(prompts, updates))
@@ -124,7 +125,7 @@ def _prompts_divide(index: int, stage: StageConfig) -> Iterator[Problem]:
             ("stages", index, "train", "updates_per_step"),
             "a step's prompts do not divide into its updates",
             found=f"{prompts} prompts_per_step / {updates} updates_per_step = {prompts / updates:g}",
-            needed="a whole number of prompts per update, each with its samples and its demonstration",
+            needed="a whole number of prompts per update, each with all its responses",
             remedy=f"set prompts_per_step to {near}, or updates_per_step to {divisors}",
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rlpost.config.problems import Problem
 from rlpost.config.schema import RunConfig, StageConfig
 from rlpost.estimator import Objective, Term
+from rlpost.estimator.advantage import Constant
 
 
 def algorithms_fit_their_source(
@@ -54,6 +55,51 @@ def demonstrations_are_there(config: RunConfig) -> Iterator[Problem]:
                 "a prompt has one demonstration",
                 found=f"{stage.train.samples_per_prompt} samples_per_prompt",
                 needed="samples_per_prompt: 1 in a stage with source: demonstrations",
+            )
+
+
+def pairs_are_compared(objectives: Iterator[tuple[int, StageConfig, Objective]]) -> Iterator[Problem]:
+    """Two responses to a prompt for an algorithm that compares them, and none for one that imitates."""
+    for index, stage, objective in objectives:
+        if stage.has_rollouts:
+            continue
+        imitates = any(isinstance(term.advantage, Constant) for term in objective.terms)
+        name, rejected = stage.algorithm["base"], stage.data.rejected_column
+        if rejected is None and objective.needs_group:
+            yield Problem(
+                ("stages", index, "data", "rejected_column"),
+                f"`{name}` compares two responses to a prompt, and a prompt has one demonstration",
+                found=f"source: {stage.source} without `rejected_column`",
+                needed="`rejected_column: NAME`, or source: rollouts",
+            )
+        elif rejected is not None and imitates:
+            yield Problem(
+                ("stages", index, "data", "rejected_column"),
+                f"`{name}` would imitate the rejected responses too",
+                found=f"rejected_column: {rejected}",
+                needed="an algorithm that compares the two, such as dpo, or rejected_column: null",
+            )
+
+
+def pairs_are_demonstrated(config: RunConfig) -> Iterator[Problem]:
+    """A rejected response stands beside a demonstration, and beside no sample."""
+    for index, stage in enumerate(config.stages):
+        rejected, path = stage.data.rejected_column, ("stages", index, "data", "rejected_column")
+        if rejected is None:
+            continue
+        if stage.data.demonstration_column is None:
+            yield Problem(
+                path,
+                "a rejected response needs one that is preferred to it",
+                found=f"rejected_column: {rejected} without `demonstration_column`",
+                needed="`demonstration_column: NAME`, such as `chosen`",
+            )
+        if stage.source == "both":
+            yield Problem(
+                path,
+                "pairs are learnt where nothing is sampled",
+                found=f"rejected_column: {rejected} with source: both",
+                needed="source: demonstrations, or rejected_column: null",
             )
 
 

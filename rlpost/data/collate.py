@@ -70,14 +70,19 @@ def sampled_row(trajectory: Trajectory) -> BatchRow:
 
 
 def demonstrated_rows(prompt: Prompt, reward: float = 1.0) -> list[BatchRow]:
-    """A prompt's demonstration as a row; none without one.
+    """A prompt's demonstration as a row; none without one. A pair is two rows, with rewards 1 and 0.
 
     Args:
-        reward: what a demonstration is worth.
+        reward: what a demonstration is worth that is not one of a pair.
     """
     if prompt.demonstration is None:
         return []
-    return [BatchRow(prompt, prompt.demonstration, reward, demonstration=True)]
+    if prompt.rejected is None:
+        return [BatchRow(prompt, prompt.demonstration, reward, demonstration=True)]
+    return [
+        BatchRow(prompt, prompt.demonstration, 1.0, demonstration=True),
+        BatchRow(prompt, prompt.rejected, 0.0, demonstration=True),
+    ]
 
 
 def collate(trajectories: Sequence[Trajectory]) -> tuple[ModelInputs, TokenBatch]:

@@ -84,6 +84,26 @@ def check_demonstration(messages: Sequence[Message], name: str) -> None:
             raise RowError("messages", f"{name}: {found}; join them, or put what it answers between them")
 
 
+def check_template(name: str, chat: bool, held: str = "messages") -> None:
+    """Messages, and tools, only where a chat template will be applied.
+
+    Raises:
+        RowError: none will be.
+    """
+    if not chat:
+        raise RowError(
+            "messages",
+            f"{name} holds {held}, but data.template is none or the tokenizer has no chat template",
+        )
+
+
+def has_answer(messages: object) -> bool:
+    """Whether some message of a list is by the assistant; of what is no list of messages nobody can tell."""
+    if not isinstance(messages, list):
+        return True
+    return any(isinstance(message, dict) and message.get("role") == "assistant" for message in messages)
+
+
 def split_dialogue(messages: object, name: str) -> tuple[Sequence[Message], Sequence[Message]]:
     """A whole dialogue as its prompt, up to the assistant's first message, and the demonstration from there.
 

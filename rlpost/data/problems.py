@@ -12,7 +12,8 @@ from rlpost.errors import DataError
 
 Reason = Literal["not_json", "missing_column", "wrong_type", "empty", "messages", "conflict"]
 """Why a row is broken: no JSON object; a column is not there; its value is of another kind; or empty; chat
-messages that nobody can answer here; an id or an answer that contradicts another."""
+messages that nobody can answer here; an id or an answer that contradicts another, or two responses of a pair
+that are one."""
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
 ROWS_SHOWN = 5

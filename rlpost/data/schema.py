@@ -9,16 +9,10 @@ from typing import Any
 
 from rlpost.config.schema import DataConfig
 from rlpost.data.hashing import canonical_json, content_hash
-from rlpost.data.messages import (
-    check_answerable,
-    check_demonstration,
-    check_messages,
-    check_text,
-    check_tools,
-    split_dialogue,
-)
+from rlpost.data.messages import check_answerable, check_messages, check_template, check_text, check_tools
 from rlpost.data.problems import Place, RowError, describe, nearest
 from rlpost.data.rendering import Message
+from rlpost.data.responses import Response, column, shown_in
 from rlpost.data.sources import Row, Source
 from rlpost.data.tool_calls import ToolSchema
 from rlpost.errors import DataError
@@ -29,7 +23,8 @@ _ID_DIGITS = 16
 _USUAL_NAMES = {
     "prompt_column": ("prompt", "question", "problem", "query", "input", "messages", "text"),
     "answer_column": ("answer", "solution", "final_answer", "target", "ground_truth", "label", "output"),
-    "demonstration_column": ("demonstration", "solution", "response", "completion", "answer", "output"),
+    "demonstration_column": ("demonstration", "solution", "response", "completion", "chosen", "output"),
+    "rejected_column": ("rejected", "rejected_response", "loser"),
     "prefill_column": ("prefill", "prefix"),
     "variant_column": ("variant",),
     "id_column": ("id", "unique_id", "uid", "problem_id"),
@@ -46,26 +41,31 @@ class CheckedRow:
         id: unique in the dataset.
         prompt: text, or chat messages that end with one to be answered.
         demonstration: text, or the messages of a dialogue after the prompt; None when no column is
-            configured.
+            configured, or where a prompt may be without one.
         columns: the row, and the gold answer as `answer`.
         tools: what the chat template tells the model of.
         prefill: how the response begins.
+        rejected: like `demonstration`, which is preferred to it; None when no column is configured.
     """
 
     place: Place
     id: str
     prompt: str | Sequence[Message]
-    demonstration: str | Sequence[Message] | None
+    demonstration: Response | None
     columns: dict[str, Any]
     tools: tuple[ToolSchema, ...] = ()
     prefill: str = ""
+    rejected: Response | None = None
 
 
-def check_rows(source: Source, config: DataConfig, chat: bool) -> tuple[list[CheckedRow], int]:
+def check_rows(
+    source: Source, config: DataConfig, chat: bool, optional_demonstrations: bool = False
+) -> tuple[list[CheckedRow], int]:
     """Check all rows and give each its id; those that break the schema go to `source.bad`.
 
     Args:
         chat: whether a chat template will be applied; messages need one.
+        optional_demonstrations: a row without a demonstration is a prompt.
 
     Returns:
         (rows, duplicates): duplicates counts rows whose prompt and answer an earlier row
@@ -80,7 +80,7 @@ def check_rows(source: Source, config: DataConfig, chat: bool) -> tuple[list[Che
     copies: dict[str, int] = {}
     for row in source.rows:
         try:
-            checked.append(_check_row(row, config, chat, place_of_id, copies))
+            checked.append(_check_row(row, config, chat, optional_demonstrations, place_of_id, copies))
         except RowError as problem:
             source.bad.add(row.place, problem)
     return checked, sum(count - 1 for count in copies.values())
@@ -111,40 +111,41 @@ def _guess(key: str, config: DataConfig, present: Sequence[str]) -> str | None:
 
 
 def _check_row(
-    row: Row, config: DataConfig, chat: bool, place_of_id: dict[str, Place], copies: dict[str, int]
+    row: Row,
+    config: DataConfig,
+    chat: bool,
+    optional: bool,
+    place_of_id: dict[str, Place],
+    copies: dict[str, int],
 ) -> CheckedRow:
     for key in row.values:
         if not isinstance(key, str):
             raise RowError("wrong_type", f"column names must be text, found {describe(key)}")
-    prompt, demonstration = _column(row, config.prompt_column), None
-    if config.demonstration_column == config.prompt_column:
-        prompt, demonstration = split_dialogue(prompt, f"column {config.prompt_column!r}")
-    elif config.demonstration_column is not None:
-        demonstration = _column(row, config.demonstration_column)
-    _check_prompt(prompt, config, chat)
+    shown = shown_in(row, config, chat, optional=optional)
+    _check_prompt(shown.prompt, config, chat)
     columns = dict(row.values)
     answer = None
     if config.answer_column is not None:
         answer = columns["answer"] = _answer(row, config.answer_column)
-    if config.demonstration_column is not None:
-        _check_demonstration(demonstration, f"demonstration {config.demonstration_column!r}", chat)
     _check_plain(columns)
     if config.id_column is not None:
         id = _own_id(row, config.id_column, place_of_id)
     else:
-        id = _content_id(prompt, answer, copies)
+        id = _content_id(shown.prompt, answer, copies)
     tools = ()
     if config.tools_column is not None:
-        tools = check_tools(_column(row, config.tools_column), f"column {config.tools_column!r}")
-        _check_template(f"column {config.tools_column!r}", chat, "tools")
-    return CheckedRow(row.place, id, prompt, demonstration, columns, tools, _prefill(row, config))
-
-
-def _column(row: Row, name: str) -> Any:
-    if name not in row.values:
-        found = ", ".join(map(repr, row.values)) or "none"
-        raise RowError("missing_column", f"column {name!r} is missing, found {found}")
-    return row.values[name]
+        tools = check_tools(column(row, config.tools_column), f"column {config.tools_column!r}")
+        check_template(f"column {config.tools_column!r}", chat, "tools")
+    return CheckedRow(
+        row.place,
+        id,
+        shown.prompt,
+        shown.demonstration,
+        columns,
+        tools,
+        _prefill(row, config),
+        shown.rejected,
+    )
 
 
 def _check_prompt(prompt: object, config: DataConfig, chat: bool) -> None:
@@ -154,7 +155,7 @@ def _check_prompt(prompt: object, config: DataConfig, chat: bool) -> None:
         return
     check_messages(prompt, name)
     check_answerable(prompt, name)
-    _check_template(name, chat)
+    check_template(name, chat)
     if config.instruction is not None:
         raise RowError(
             "messages", f"{name} holds messages, but data.instruction can only be appended to text"
@@ -162,23 +163,6 @@ def _check_prompt(prompt: object, config: DataConfig, chat: bool) -> None:
     if config.system_prompt is not None and prompt[0]["role"] in ("system", "developer"):
         role = prompt[0]["role"]
         raise RowError("messages", f"{name} has a {role} message of its own, but data.system_prompt is set")
-
-
-def _check_demonstration(demonstration: object, name: str, chat: bool) -> None:
-    if not isinstance(demonstration, list):
-        check_text(demonstration, name, expected="text or a list of messages")
-        return
-    check_messages(demonstration, name)
-    check_demonstration(demonstration, name)
-    _check_template(name, chat)
-
-
-def _check_template(name: str, chat: bool, held: str = "messages") -> None:
-    if not chat:
-        raise RowError(
-            "messages",
-            f"{name} holds {held}, but data.template is none or the tokenizer has no chat template",
-        )
 
 
 def _prefill(row: Row, config: DataConfig) -> str:
@@ -192,7 +176,7 @@ def _prefill(row: Row, config: DataConfig) -> str:
 
 
 def _answer(row: Row, name: str) -> Any:
-    answer = _column(row, name)
+    answer = column(row, name)
     if answer is None or (isinstance(answer, float) and math.isnan(answer)):
         found = "null" if answer is None else "NaN"
         raise RowError("wrong_type", f"answer {name!r}: expected a value, found {found}")
@@ -222,7 +206,7 @@ def _check_plain(columns: Mapping[str, Any]) -> None:
 
 
 def _own_id(row: Row, name: str, place_of_id: dict[str, Place]) -> str:
-    value = _column(row, name)
+    value = column(row, name)
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise RowError("wrong_type", f"id {name!r}: expected text or an integer, found {describe(value)}")
     id = str(value)

@@ -61,6 +61,7 @@ class Prompt:
         columns: the dataset row; reward functions receive these by name.
         demonstration: the turns of a demonstrated response: one, or a dialogue's, of which those that are
             `by_policy` are to be learnt, each ending in EOS; None without one.
+        rejected: the turns of a response that the demonstration is preferred to; None without pairs.
         place: file and line, or dataset and row, for messages; "" when nobody knows.
         messages: the prompt as the chat messages that the template was applied to; () without a template.
         prefill: how every response begins: the end of `token_ids`, which reward functions read in front of
@@ -72,6 +73,7 @@ class Prompt:
     token_ids: tuple[int, ...]
     columns: Mapping[str, Any] = field(default_factory=dict)
     demonstration: tuple[Turn, ...] | None = None
+    rejected: tuple[Turn, ...] | None = None
     place: str = field(default="", compare=False)
     messages: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
     prefill: str = ""

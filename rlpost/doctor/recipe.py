@@ -15,6 +15,7 @@ from rlpost.config.dependent import evaluation_environment, training_data
 from rlpost.config.held_out import held_out_sets
 from rlpost.config.schema import DataConfig, EnvironmentConfig, RunConfig
 from rlpost.data import PromptSet
+from rlpost.data.lengths import length
 from rlpost.doctor.environments import open_one
 from rlpost.doctor.machine import output_checks
 from rlpost.errors import RlpostError
@@ -61,6 +62,7 @@ class DataSet:
         readers: who reads it, in words.
         scored: whether responses to it are.
         learnt: whether its demonstrations are.
+        mixed: whether samples are learnt beside them, so that a prompt may be without one.
         environment: whose tools its prompts tell of.
     """
 
@@ -69,6 +71,7 @@ class DataSet:
     scored: bool
     learnt: bool
     environment: EnvironmentConfig | None
+    mixed: bool = False
 
 
 def examine_recipe(config: RunConfig, limit: int | None = None) -> Iterator[Finding]:
@@ -92,7 +95,9 @@ def examine_recipe(config: RunConfig, limit: int | None = None) -> Iterator[Find
     for data in data_sets(config, limit):
         name = f"data of {' and '.join(data.readers)}"
         try:
-            prompts = load_with_environment(data.config, data.environment, tokenizer, config.seed)
+            prompts = load_with_environment(
+                data.config, data.environment, tokenizer, config.seed, optional_demonstrations=data.mixed
+            )
             if data.learnt:
                 check_demonstrations(prompts, config.model)
         except RlpostError as error:
@@ -128,6 +133,7 @@ def data_sets(config: RunConfig, limit: int | None) -> list[DataSet]:
             stage.has_rollouts,
             stage.has_demonstrations,
             stage.environment,
+            stage.source == "both",
         )
         for stage in config.stages
     ]
@@ -135,20 +141,21 @@ def data_sets(config: RunConfig, limit: int | None) -> list[DataSet]:
     for name, held_out in held_out_sets(config).items():
         reader = f"the evaluation {name}".rstrip()
         readers.append(DataSet((reader,), held_out, scored, False, evaluation_environment(config)))
-    distinct: dict[tuple[str, str], DataSet] = {}
+    distinct: dict[tuple[str, str, bool], DataSet] = {}
     for reader in readers:
         most = (
             limit if reader.config.limit is None else min(limit or reader.config.limit, reader.config.limit)
         )
         data = reader.config.model_copy(update={"limit": most})
         environment = "" if reader.environment is None else reader.environment.model_dump_json()
-        known = distinct.get(key := (data.model_dump_json(), environment))
+        known = distinct.get(key := (data.model_dump_json(), environment, reader.mixed))
         distinct[key] = DataSet(
             (known.readers if known else ()) + reader.readers,
             data,
             reader.scored or (known is not None and known.scored),
             reader.learnt or (known is not None and known.learnt),
             reader.environment,
+            reader.mixed,
         )
     return list(distinct.values())
 
@@ -163,11 +170,16 @@ def _described(config: DataConfig, prompts: PromptSet) -> str:
             ("dropped", "dropped for their length"),
             ("truncated", "truncated"),
             ("duplicates", "duplicates"),
+            ("demonstrations_missing", "without a demonstration"),
+            ("demonstrations_dropped", "demonstrations dropped for their length"),
+            ("demonstrations_truncated", "demonstrations truncated"),
         )
-        if counts[name]
+        if counts.get(name)
     ]
     longest = max(len(p.token_ids) for p in prompts)
     parts.append(f"the longest has {longest:,} of at most {config.max_prompt_tokens:,} tokens")
+    if shown := [length(p.demonstration) for p in prompts if p.demonstration is not None]:
+        parts.append(f"the longest demonstration {max(shown):,}")
     return f"{', '.join(parts)}; columns: {', '.join(prompts[0].columns) or 'none'}"
 
 

@@ -86,8 +86,8 @@ _DEMONSTRATIONS = (
     Metric(
         "demonstrations/rows",
         "rows",
-        "demonstrations in this step's batch",
-        "`prompts_per_step`",
+        "demonstrations in this step's batch; of pairs both responses",
+        "`prompts_per_step`; twice as many with pairs",
     ),
     Metric(
         "demonstrations/tokens",
@@ -106,6 +106,25 @@ _DEMONSTRATIONS = (
         "nats",
         "mean over these tokens of −Σ_v π(v) log π(v)",
         "falls while they are learnt",
+    ),
+    Metric(
+        "data/demonstrations_missing",
+        "prompts",
+        "prompts of the dataset without a demonstration; with a `demonstration_column`",
+        "0; only `source: both` lets them in",
+    ),
+    Metric(
+        "data/demonstrations_dropped",
+        "demonstrations",
+        "those longer than `data.max_demonstration_tokens` that were left out; where nothing is sampled with "
+        "their rows",
+        "0, or a few with `overlong_demonstrations: drop`",
+    ),
+    Metric(
+        "data/demonstrations_truncated",
+        "demonstrations",
+        "those longer than `data.max_demonstration_tokens` that lost their end; no EOS was put there",
+        "0, or a few with `overlong_demonstrations: truncate`",
     ),
     Metric(
         "demonstrations/missing",

@@ -16,7 +16,6 @@ from rlpost.data import PromptSampler
 from rlpost.data.collate import (
     BatchRow,
     ModelInputs,
-    collate_demonstrations,
     collate_rows,
     demonstrated_rows,
     reward_parts,
@@ -75,9 +74,11 @@ class Demonstrations:
 
     def collect(self, sampler: PromptSampler, objective: Objective, state: RunState) -> StepData:
         prompts = sampler.next_batch()
-        inputs, batch = collate_demonstrations(prompts, self.stage.data.demonstration_reward)
+        reward = self.stage.data.demonstration_reward
+        rows = [row for prompt in prompts for row in demonstrated_rows(prompt, reward)]
+        inputs, batch = collate_rows(rows)
         metrics = {"data/prompts": float(len(prompts))}
-        ids = [prompt.id for prompt in prompts]
+        ids = [row.prompt.id for row in rows]
         return StepData(inputs, batch, ids, len(prompts), metrics, sampler.state_dict(), sampler.epoch)
 
 

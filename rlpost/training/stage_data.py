@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rlpost.config.dependent import training_data
 from rlpost.config.schema import DataConfig, EnvironmentConfig, ModelConfig, RunConfig
 from rlpost.data import Prompt, PromptSet, load_prompts
+from rlpost.data.lengths import length
 from rlpost.data.problems import listing
 from rlpost.errors import DataError
 from rlpost.models import max_positions
@@ -28,7 +29,9 @@ def load_stages(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> dict[s
     stages = {}
     for stage in config.stages:
         data = training_data(stage.data)
-        prompts = load_with_environment(data, stage.environment, tokenizer, config.seed)
+        prompts = load_with_environment(
+            data, stage.environment, tokenizer, config.seed, optional_demonstrations=stage.source == "both"
+        )
         if stage.has_demonstrations:
             check_demonstrations(prompts, config.model)
         stages[stage.name] = prompts
@@ -36,15 +39,29 @@ def load_stages(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> dict[s
 
 
 def load_with_environment(
-    data: DataConfig, environment: EnvironmentConfig | None, tokenizer: PreTrainedTokenizerBase, seed: int
+    data: DataConfig,
+    environment: EnvironmentConfig | None,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    *,
+    optional_demonstrations: bool = False,
 ) -> PromptSet:
     """Prompts that tell of an environment's tools, where there is one.
+
+    Args:
+        optional_demonstrations: a prompt may be without one, as in a stage that samples too.
 
     Raises:
         UserError: as `load_stages`.
     """
     conversation = None if environment is None else conversation_of(environment, tokenizer)
-    return load_prompts(data, tokenizer, seed=seed, conversation=conversation)
+    return load_prompts(
+        data,
+        tokenizer,
+        seed=seed,
+        conversation=conversation,
+        optional_demonstrations=optional_demonstrations,
+    )
 
 
 def check_demonstrations(prompts: PromptSet, model: ModelConfig) -> None:
@@ -61,13 +78,13 @@ def check_demonstrations(prompts: PromptSet, model: ModelConfig) -> None:
             where="data.demonstration_column",
             found=listing(f"{p.place}: {_length(p)} tokens with the prompt" for p in long),
             needed=f"at most {positions} (the model's max_position_embeddings)",
-            remedy="remove these rows, or divide their dialogues; for a tiny model raise "
-            "model.tiny.max_positions",
+            remedy="remove these rows, or set data.max_demonstration_tokens and "
+            "data.overlong_demonstrations; for a tiny model raise model.tiny.max_positions",
         )
 
 
 def _length(prompt: Prompt) -> int:
-    return len(prompt.token_ids) + sum(len(turn.token_ids) for turn in prompt.demonstration or ())
+    return len(prompt.token_ids) + max(length(prompt.demonstration or ()), length(prompt.rejected or ()))
 
 
 def remarks(data: Mapping[str, PromptSet]) -> Iterable[str]:
@@ -83,4 +100,7 @@ def data_metrics(prompts: PromptSet) -> dict[str, float]:
         "data/prompts_dropped": float(prompts.counts["dropped"]),
         "data/prompts_truncated": float(prompts.counts["truncated"]),
     }
+    for name in ("demonstrations_dropped", "demonstrations_truncated", "demonstrations_missing"):
+        if name in prompts.counts:
+            metrics[f"data/{name}"] = float(prompts.counts[name])
     return metrics | {f"data/rows_broken/{k}": float(count) for k, count in prompts.broken.items() if count}

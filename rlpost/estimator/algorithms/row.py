@@ -20,7 +20,6 @@ Family = Literal[
     "selection",
     "pivots",
     "hybrid",
-    "oreal",
 ]
 
 
