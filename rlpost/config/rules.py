@@ -13,6 +13,7 @@ from rlpost.config import (
     data_rules,
     engine_rules,
     environment_rules,
+    guidance_rules,
     learner_rules,
     pivot_rules,
     schedule_rules,
@@ -270,6 +271,9 @@ RULES: tuple[Rule, ...] = (
     pivot_rules.pivots_are_for_a_stage,
     pivot_rules.pivots_are_chosen_between_steps,
     pivot_rules.the_error_pattern_is_one,
+    guidance_rules.guidance_is_for_a_stage,
+    guidance_rules.guidance_has_solutions,
+    guidance_rules.guided_rows_are_complete,
     evaluations_are_scored,
     reward_names_are_unique,
     algorithms_are_valid,
@@ -308,6 +312,8 @@ def reward_name(reward: RewardConfig) -> str:
 def _data_sections(config: RunConfig) -> Iterator[tuple[KeyPath, DataConfig]]:
     for index, stage in enumerate(config.stages):
         yield ("stages", index, "data"), stage.data
+    if config.guidance is not None and config.guidance.data is not None:
+        yield ("guidance", "data"), config.guidance.data
     yield from configured_sets(config)
 
 

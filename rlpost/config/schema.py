@@ -461,6 +461,52 @@ class PivotsConfig(Section):
     """Choose new pivots during training; null: never."""
 
 
+class GuidanceConfig(Section):
+    """Hard problems, each as it is and with the beginning of a solution too (POPE, arXiv 2601.18779)."""
+
+    data: DataConfig | None = None
+    """Problems with solutions in `demonstration_column`. Null: the stage's own `data`."""
+    stage: str | None = None
+    """The stage that will train on them. Null: the only one that samples."""
+    samples: int = Field(default=128, ge=1)
+    """Responses to each problem, sampled as in the stage's training. A hard problem is solved by none."""
+    first: int = Field(default=16, ge=1)
+    """A problem that one of its first so many responses solves is not asked for the others. Saves most of the
+    time, and changes nothing about which problems are hard."""
+    success: float = 1.0
+    """A response with at least this reward solves its problem."""
+    parts: int = Field(default=4, ge=1)
+    """A solution's beginnings are multiples of this part of its tokens: 4 tries 1/4, 2/4, 3/4 and the whole,
+    short ones first, but for those that hold the final answer. The paper's grid is not public; this is
+    ours."""
+    boundary: Literal["token", "line", "sentence"] = "token"
+    """Where a beginning may end. Lines and sentences: at the last such end before the grid's point, or where
+    there is none at the first one after it."""
+    samples_per_prefix: int = Field(default=8, ge=1)
+    """Responses to each beginning that is tried. The shortest one with a right response is chosen."""
+    fallback: Literal["shortest", "leave_out"] = "shortest"
+    """What becomes of a hard problem that no beginning helps: the shortest one all the same, or nothing."""
+    leaks: Literal["text", "verifier"] = "text"
+    """When a beginning holds the final answer, and is not used. `verifier`: the rewards give it alone a
+    success. `text`: that, or the gold answer stands in it as a word or number of its own, and not in the
+    problem."""
+    mode: Literal["system", "user", "assistant"] = "system"
+    """Where the guidance stands. `system`: `instruction` in a system message, the beginning behind the
+    problem. `user`: both in the user's message, for chat templates without system messages. `assistant`: no
+    instruction; the beginning opens the assistant's turn, and the model goes on from there."""
+    instruction: str = (
+        "You are given a problem and the beginning of a correct solution to it. Study the beginning and work "
+        "out which steps it has already done. Then continue from the point where it stops, instead of "
+        "starting over, and finish the solution with its final answer."
+    )
+    """What the model is told to do with the beginning of a solution."""
+    heading: str = "Beginning of a solution:"
+    """Stands between the problem and the beginning of its solution."""
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    """Guided prompts with more tokens are not used; nothing is ever cut. Null: the stage's
+    `data.max_prompt_tokens`."""
+
+
 class StageConfig(Section):
     """One stage, complete: what the stage does not say, the top level says."""
 
@@ -513,6 +559,8 @@ class RunConfig(Section):
     """The processes that run reward functions."""
     pivots: PivotsConfig | None = None
     """The turns of experts' dialogues worth training on, for `rlpost pivots`."""
+    guidance: GuidanceConfig | None = None
+    """Hard problems with the beginnings of their solutions, for `rlpost guide`."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Held-out problems, asked before, during and after training."""
     checkpoint: CheckpointConfig = CheckpointConfig()

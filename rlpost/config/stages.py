@@ -12,7 +12,7 @@ from rlpost.config.yaml_text import KeyPath
 Tree = dict[str, Any]
 
 _OF_THE_RUN = (
-    *("model", "pivots", "scoring", "evaluation", "checkpoint"),
+    *("model", "pivots", "guidance", "scoring", "evaluation", "checkpoint"),
     *("cluster", "learner", "weights", "monitor"),
 )
 """Sections that are no defaults of stages."""

@@ -19,7 +19,14 @@ from rlpost.rollout.task import sampling_settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if not path.name.startswith("arms"))
-REAL_MODELS = ["qwen3_4b", "qwen2.5_math_7b", "qwen2.5_32b", "qwen2.5_7b_search_st_ppo", "qwen3_30b_pivotrl"]
+REAL_MODELS = [
+    "qwen3_4b",
+    "qwen2.5_math_7b",
+    "qwen2.5_32b",
+    "qwen2.5_7b_search_st_ppo",
+    "qwen3_30b_pivotrl",
+    "qwen3_4b_pope",
+]
 
 
 @pytest.fixture
