@@ -27,7 +27,10 @@ CONFIDENCE_BOUND = 20.0
 class Shaping(Protocol):
     """Changes rewards [S] and advantages [N]; either may be the identity."""
 
-    signals: ClassVar[frozenset[str]]
+    @property
+    def signals(self) -> frozenset[str]:
+        """The token signals it reads; options may decide."""
+        ...
 
     def reward(self, reward_S: Tensor, batch: TokenBatch) -> Tensor:
         """The shaped reward, float64 [S]."""

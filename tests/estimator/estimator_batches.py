@@ -60,6 +60,7 @@ def batch_of(
     rewards = list(range(S)) if rewards is None else rewards
     history = dict.fromkeys(("visits", "samples", "mean", "variance"), [0.0] * S)
     unseen = {f"prompt_{k}": v for k, v in history.items()} | {"greedy_reward": [0.0] * S}
+    unseen |= {"draw_seed": [float(s) for s in range(S)]}
     known = {**unseen, "reward_part/answer": rewards} if sequence_signals is None else sequence_signals
     return TokenBatch(
         sequence_N=torch.tensor([s for s, n in enumerate(lengths) for _ in range(n)], dtype=torch.int64),

@@ -10,6 +10,7 @@ from rlpost.estimator.algorithms.dcpo import DCPO
 from rlpost.estimator.algorithms.gates import GATES
 from rlpost.estimator.algorithms.grpo import GRPO
 from rlpost.estimator.algorithms.hybrid import HYBRID
+from rlpost.estimator.algorithms.oreal import OREAL
 from rlpost.estimator.algorithms.pass_at_k import PASS_AT_K
 from rlpost.estimator.algorithms.pivots import PIVOTS
 from rlpost.estimator.algorithms.preferences import PREFERENCES
@@ -33,6 +34,7 @@ ALGORITHMS: dict[str, Row] = {
     **SELECTION,
     **PIVOTS,
     **HYBRID,
+    **OREAL,
 }
 
 __all__ = ["ALGORITHMS", "Row"]

@@ -20,6 +20,7 @@ Family = Literal[
     "selection",
     "pivots",
     "hybrid",
+    "oreal",
 ]
 
 
