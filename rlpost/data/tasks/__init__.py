@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from rlpost.data.problems import did_you_mean, listing
 from rlpost.data.tasks.addition import Addition
 from rlpost.data.tasks.calculator import Calculator
+from rlpost.data.tasks.chain import Chain
 from rlpost.data.tasks.countdown import Countdown
 from rlpost.data.tasks.guess import Guess
 from rlpost.data.tasks.lookup import Lookup
@@ -23,6 +24,7 @@ from rlpost.errors import ConfigError
 TASKS: dict[str, type[Task]] = {
     "addition": Addition,
     "calculator": Calculator,
+    "chain": Chain,
     "countdown": Countdown,
     "guess": Guess,
     "lookup": Lookup,
@@ -33,6 +35,7 @@ __all__ = [
     "TASKS",
     "Addition",
     "Calculator",
+    "Chain",
     "Countdown",
     "Guess",
     "Lookup",
