@@ -162,7 +162,7 @@ class _Work:
         self._say(f"report  {self.directory / REPORT}")
         self._refuse(outcome)
         self._check_written(outcome)
-        train, hard = (f"{{path: {self.directory / name}, {self._columns()}}}" for name in (TRAIN, HARD))
+        train, hard = self._section(TRAIN), self._section(HARD, without=("variant_column", "prefill_column"))
         self._say(
             f"{len(outcome.guided):,} problems to train on, each with and without guidance; they are judged "
             f"without. In the recipe:\n  data: {train}\n  evaluation: {{data: {hard}}}"
@@ -215,13 +215,14 @@ class _Work:
         data = prompts_of_file(self.stage.data, path, columns(self.settings, self.data))
         check_written(load_prompts(data, self.tokenizer), outcome.guided, self.guide, self.directory / TRAIN)
 
-    def _columns(self) -> str:
-        kept = {
-            key: value
-            for key, value in columns(self.settings, self.data).items()
-            if value != DataConfig.model_fields[key].default
-        }
-        return ", ".join(f"{key}: {'null' if value is None else value}" for key, value in kept.items())
+    def _section(self, name: str, without: Sequence[str] = ()) -> str:
+        """The recipe's `data` for one of the files: what differs from the defaults."""
+        data = prompts_of_file(self.stage.data, str(self.directory / name), columns(self.settings, self.data))
+        keys = ["path", *columns(self.settings, self.data), "template", "max_prompt_tokens"]
+        shown = {key: getattr(data, key) for key in keys if key not in without}
+        defaults = {key: DataConfig.model_fields[key].default for key in shown}
+        listed = (f"{key}: {_yaml(value)}" for key, value in shown.items() if value != defaults[key])
+        return f"{{{', '.join(listed)}}}"
 
     def _sampled(self) -> dict[str, Any]:
         return sampling_record(sampling_settings(self.stage.rollout), self.settings.samples, self.config.seed)
@@ -237,3 +238,7 @@ class _Work:
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _yaml(value: object) -> str:
+    return "null" if value is None else str(value)

@@ -119,7 +119,10 @@ def test_hard_problems_get_the_shortest_beginning_that_helps(recipe, tmp_path):
 
     # The printed sections are the recipe's; both forms of a problem are prompts of their own.
     shown = yaml.safe_load(said[said.index("  data: {") :])
-    assert set(shown["data"]) == {"path", "id_column", "variant_column"}
+    ours = {"id_column": "id", "variant_column": "variant", "max_prompt_tokens": 256}
+    assert shown["data"] == {"path": str(out / "train.jsonl"), **ours}
+    del ours["variant_column"]
+    assert shown["evaluation"]["data"] == {"path": str(out / "hard.jsonl"), **ours}
     prompts = load_prompts(config.stages[0].data, load_tokenizer(config.model))
     assert len({prompt.id for prompt in prompts}) == 6
 
