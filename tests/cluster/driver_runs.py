@@ -11,7 +11,7 @@ import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
-from fault_runs import REWARD, alive, write_recipe
+from fault_runs import RECIPE, REWARD, alive, write_recipe
 
 RANKS = ("cluster.learner_ranks=2", "scoring.workers=2", "checkpoint.every=4")
 SLOW_REWARD = "import time\n" + REWARD.replace("    return", "    time.sleep(0.03)\n    return")
@@ -32,9 +32,17 @@ class Driver:
         said: what it has printed so far.
     """
 
-    def __init__(self, folder, *overrides, resume=False, reward=SLOW_REWARD, program=("-m", "rlpost.cli")):
+    def __init__(
+        self,
+        folder,
+        *overrides,
+        resume=False,
+        reward=SLOW_REWARD,
+        program=("-m", "rlpost.cli"),
+        recipe=RECIPE,
+    ):
         self.folder, self.run, self.mark = folder, folder / "run", uuid.uuid4().hex
-        command = [*program, "train", str(write_recipe(folder, reward)), *RANKS, *overrides]
+        command = [*program, "train", str(write_recipe(folder, reward, recipe)), *RANKS, *overrides]
         self.output = folder / f"{self.mark}.txt"
         with self.output.open("w") as output:
             self.process = subprocess.Popen(

@@ -40,11 +40,11 @@ def reward(completion, answer):
 """
 
 
-def write_recipe(folder: Path, reward: str = REWARD) -> Path:
-    """The recipe of a run of 20 steps, for the command line or `load_config`."""
+def write_recipe(folder: Path, reward: str = REWARD, text: str = RECIPE) -> Path:
+    """A recipe, by default of a run of 20 steps, for the command line or `load_config`."""
     (folder / "digits.py").write_text(reward)
     path = folder / "faults.yaml"
-    path.write_text(RECIPE.replace("FOLDER", str(folder)))
+    path.write_text(text.replace("FOLDER", str(folder)))
     return path
 
 
