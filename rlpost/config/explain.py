@@ -218,6 +218,7 @@ def _further_work(stage: StageConfig, objective: Objective) -> Iterator[tuple[st
     names = objective.signals_for(on_policy=train.updates_per_step == 1)
     passes = [f"one of the policy for {' and '.join(own)}"] if (own := sorted(names & OWN_SIGNALS)) else []
     passes += ["one of the reference for ref_logprob"] if "ref_logprob" in names else []
+    passes += ["one of the teacher for teacher_logprob"] if "teacher_logprob" in names else []
     critic = "the token reward model" if learns_outcomes(objective) else "the critic for its values"
     passes += [f"one of {critic}"] if objective.value_heads else []
     if passes:

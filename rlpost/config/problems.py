@@ -16,7 +16,7 @@ from rlpost.config.schema import RunConfig, StageConfig
 from rlpost.config.yaml_text import KeyPath
 from rlpost.errors import ConfigError
 
-SHARED = ("data", "environment", "rollout", "rewards", "algorithm", "critic", "train")
+SHARED = ("data", "environment", "rollout", "rewards", "algorithm", "critic", "teacher", "train")
 """Sections that may stand at the top level, as defaults of every stage."""
 
 OTHER_NAMES = {

@@ -19,6 +19,7 @@ from rlpost.config import (
     schedule_rules,
     size_rules,
     source_rules,
+    teacher_rules,
     transport_rules,
 )
 from rlpost.config.dependent import sampled_tokens
@@ -29,7 +30,9 @@ from rlpost.config.schema import DataConfig, RewardConfig, RunConfig, StageConfi
 from rlpost.config.yaml_text import KeyPath
 from rlpost.estimator import CompositionError, Objective, build_objective
 
-TOKEN_SIGNALS = frozenset({"old_logprob", "ref_logprob", "behaviour_logprob", "entropy"})
+TOKEN_SIGNALS = frozenset(
+    {"old_logprob", "ref_logprob", "behaviour_logprob", "entropy", teacher_rules.TEACHER}
+)
 SEQUENCE_SIGNALS = frozenset(
     {
         *("prompt_visits", "prompt_samples", "prompt_mean", "prompt_variance"),
@@ -230,6 +233,16 @@ def the_policy_learns_too(config: RunConfig) -> Iterator[Problem]:
     return critic_rules.the_policy_learns_too(_valid_objectives(config))
 
 
+def a_teacher_is_there(config: RunConfig) -> Iterator[Problem]:
+    """An algorithm that reads a teacher's log-probs has a teacher, and one that has learnt something."""
+    return teacher_rules.a_teacher_is_there(_valid_objectives(config))
+
+
+def a_teacher_is_read(config: RunConfig) -> Iterator[Problem]:
+    """A teacher is read by the algorithm of its stage, or of another that has the section too."""
+    return teacher_rules.a_teacher_is_read(_valid_objectives(config))
+
+
 def more_processes_need_ray(config: RunConfig) -> Iterator[Problem]:
     """`inline` is one process: one rollout worker, one learner rank."""
     if config.cluster.mode == "ray":
@@ -288,6 +301,8 @@ RULES: tuple[Rule, ...] = (
     a_critic_is_read,
     critic_options_are_read,
     the_policy_learns_too,
+    a_teacher_is_there,
+    a_teacher_is_read,
     schedule_rules.staleness_is_of_rollouts,
     schedule_rules.shared_accelerators_take_turns,
     more_processes_need_ray,

@@ -308,6 +308,17 @@ class CriticConfig(Section):
     """The gradient of what is the critic's own is scaled down to this norm when it is longer."""
 
 
+class TeacherConfig(Section):
+    """A second, fixed model, whose log-probs of the policy's own samples the algorithm reads (`distil`)."""
+
+    init: str
+    """A Hugging Face id or a local model directory with the policy's tokenizer."""
+    revision: str | None = None
+    """The hub revision to pin."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the teacher. Off unless you have read that code."""
+
+
 class EvaluationConfig(Section):
     """Held-out problems, asked before, during and after training."""
 
@@ -528,6 +539,8 @@ class StageConfig(Section):
     """`{base: grpo, ...}`: a row of `rlpost algorithms` and the parts changed in it."""
     critic: CriticConfig | None = None
     """The value network, for algorithms that read "value"; null gives them one with the defaults below."""
+    teacher: TeacherConfig | None = None
+    """The model to learn from, for algorithms that read "teacher_logprob", such as `distil`."""
     train: TrainConfig = TrainConfig()
     """Budget and optimizer of this stage."""
 

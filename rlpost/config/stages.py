@@ -21,9 +21,10 @@ _OF_THE_RUN = (
 def write_out(tree: Mapping[str, Any]) -> Tree:
     """The same configuration without short forms.
 
-    `algorithm: grpo` becomes `{base: grpo}`, `environment: lookup` `{name: lookup}`; `rewards: gsm8k`, or a
-    list of such names, becomes `[{function: gsm8k}]`; `pivots.trajectories` may be one file; without
-    `stages:` there is one stage named `train`; a section without content is as if it were not there.
+    `algorithm: grpo` becomes `{base: grpo}`, `environment: lookup` `{name: lookup}`, `teacher: DIR`
+    `{init: DIR}`; `rewards: gsm8k`, or a list of such names, becomes `[{function: gsm8k}]`;
+    `pivots.trajectories` may be one file; without `stages:` there is one stage named `train`; a section
+    without content is as if it were not there.
     """
     full = _write_out_sections(tree)
     stages = full.get("stages")
@@ -40,6 +41,8 @@ def _write_out_sections(tree: Mapping[str, Any]) -> Tree:
         full["algorithm"] = {"base": full["algorithm"]}
     if isinstance(full.get("environment"), str):
         full["environment"] = {"name": full["environment"]}
+    if isinstance(full.get("teacher"), str):
+        full["teacher"] = {"init": full["teacher"]}
     pivots = full.get("pivots")
     if isinstance(pivots, dict) and isinstance(pivots.get("trajectories"), str):
         full["pivots"] = {**pivots, "trajectories": [pivots["trajectories"]]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlpost.estimator.advantage import GAE, GDPO, Constant, TokenReturn
+from rlpost.estimator.advantage import GAE, GDPO, Constant, Preference, TeacherGap, TokenReturn
 from rlpost.estimator.correction import SelfNormalised
 from rlpost.estimator.credit import OutcomeCredit
 from rlpost.estimator.denominator import Behaviour, ShapedUnit, Unit
@@ -153,6 +153,11 @@ def _check_rows(term: Term) -> None:
             "a shaping of the reward never acts with advantage `gdpo`, which reads the reward's parts; "
             "make it a reward function of its own"
         )
+    if isinstance(term.advantage, TeacherGap) and any(isinstance(s, RewardShaping) for s in term.shaping):
+        raise CompositionError(
+            "a shaping of the reward never acts with advantage `teacher_gap`, which reads none; "
+            "add a term of its own for the reward"
+        )
     kl_in_advantage = isinstance(term.advantage, TokenReturn | GAE) and term.advantage.kl > 0
     if kl_in_advantage and any(isinstance(part, KLInReward) for part in term.shaping):
         raise CompositionError(
@@ -164,9 +169,10 @@ def _check_rows(term: Term) -> None:
             "that compares rewards alone"
         )
     alone = term.rows == "demonstrations" and term.compared_with == "own"
-    if alone and not isinstance(term.advantage, Constant):
+    if alone and not isinstance(term.advantage, Constant | Preference):
         raise CompositionError(
-            "demonstrations have no reward; use advantage `constant`, or `compared_with: all`"
+            "demonstrations have no reward; use advantage `constant`, `preference` where they come in pairs, "
+            "or `compared_with: all`"
         )
     if term.rows == "demonstrations" and term.ratio_signals:
         raise CompositionError("demonstrations have no old policy; use denominator `current` or `unit`")

@@ -24,6 +24,7 @@ from rlpost.estimator.advantage import (
     Preference,
     Reward,
     SmoothNormalised,
+    TeacherGap,
     TokenReturn,
 )
 from rlpost.estimator.aggregation import (
@@ -89,6 +90,7 @@ PARTS: dict[str, dict[str, type[Any]]] = {
         "best_minus_second": BestMinusSecond,
         "smooth_normalised": SmoothNormalised,
         "preference": Preference,
+        "teacher_gap": TeacherGap,
     },
     "actions": {"taken": Taken, "one_token": OneToken},
     "denominator": {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlpost.estimator.actions import Actions, Taken
-from rlpost.estimator.advantage import GAE, Advantage
+from rlpost.estimator.advantage import GAE, Advantage, MeasuredAdvantage
 from rlpost.estimator.aggregation import Aggregation
 from rlpost.estimator.batch import TokenBatch, token_index
 from rlpost.estimator.correction import Correction, correction_measures, mismatch_log_weight
@@ -54,7 +54,7 @@ class Formed:
     Attributes:
         reward_S: the rewards as the shapings left them.
         advantage_N: as the shapings left them.
-        measures: the shapings'.
+        measures: those of the advantage and of the shapings.
         value_targets: the return or outcome [N] that each head of a critic learns; empty without a critic.
     """
 
@@ -166,6 +166,8 @@ class Term:
         else:
             advantage_N = self.advantage(shaped)
         measures = Measures()
+        if isinstance(self.advantage, MeasuredAdvantage):
+            measures = self.advantage.measures(shaped)
         for shaping in self.shaping:
             if isinstance(shaping, OutcomeCredit):
                 targets |= shaping.targets(batch)

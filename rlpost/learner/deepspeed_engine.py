@@ -53,7 +53,7 @@ class ZeroEngine:
         self.stage, self._rank, self._linked = settings.zero_stage, dist.get_rank(), False
         self._root: Root | None = Root(model)
         self._settings = settings_of_deepspeed(settings, train)
-        self._frozen: FrozenEngine | None = None
+        self._frozen: list[FrozenEngine] = []
         self._engine, *_ = self._deepspeed.initialize(
             model=self._root,
             optimizer=build_optimizer(model, train, whole_shape),
@@ -78,23 +78,23 @@ class ZeroEngine:
         """Take DeepSpeed off the model; whole parameters are lost under ZeRO 3."""
         if self._root is None:
             return
-        self.drop_frozen()
+        for frozen in list(self._frozen):
+            self.drop_frozen(frozen)
         self._engine.destroy()
         for parameter in self._model.parameters():
             vars(parameter).clear()
         self._engine = self._root = None
 
     def freeze(self, model: nn.Module, outside: Sequence[nn.Parameter]) -> FrozenEngine:
-        """An engine for a second model, which is divided and never trained; it replaces the one before."""
-        self.drop_frozen()
-        self._frozen = FrozenEngine(self._deepspeed, model, list(outside), self._settings)
-        return self._frozen
+        """An engine for another model, which is divided and never trained."""
+        self._frozen.append(FrozenEngine(self._deepspeed, model, list(outside), self._settings))
+        return self._frozen[-1]
 
-    def drop_frozen(self) -> None:
-        """Give up the second model, if there is one."""
-        if self._frozen is not None:
-            self._frozen.close()
-        self._frozen = None
+    def drop_frozen(self, frozen: FrozenEngine | None) -> None:
+        """Give up such a model, if it is one."""
+        if frozen is not None:
+            self._frozen.remove(frozen)
+            frozen.close()
 
     @property
     def optimizer(self) -> torch.optim.AdamW:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from rlpost.config.schema import LearnerConfig, ModelConfig, TrainConfig
+from rlpost.config.schema import LearnerConfig, ModelConfig, TeacherConfig, TrainConfig
 from rlpost.data.collate import ModelInputs
 from rlpost.learner.critic import Critic, CriticPlan
 from rlpost.learner.critic_model import critic_model_config, load_critic_model
@@ -36,9 +36,9 @@ class DeepSpeedLearner(RankLearner):
     """A `Learner` that takes the steps that `TorchLearner` takes, with its state divided over the ranks.
 
     Parameters, gradients and optimizer state are float32 as there, and "bfloat16" means the same. ZeRO 1
-    divides the optimizer state, 2 the gradients too, 3 the weights and those of a reference too. Under 3
-    the first rank alone loads the model, on the host, and hands it out; up to 2 every rank loads it, and a
-    reference is a whole copy on every rank.
+    divides the optimizer state, 2 the gradients too, 3 the weights and those of a reference and a teacher
+    too. Under 3 the first rank alone loads a model, on the host, and hands it out; up to 2 every rank loads
+    it, and a reference is a whole copy on every rank.
 
     Ranks wait for each other in every method. Where one rank has fewer micro-batches than another, it
     makes blank passes, whose gradient is zero.
@@ -72,22 +72,28 @@ class DeepSpeedLearner(RankLearner):
         self._settings = settings
         self._plan: Plan | None = None
         self._frozen: FrozenEngine | None = None
+        self._teaching: FrozenEngine | None = None
         super().__init__(model, train, seed=seed, ranks=ranks, replay_dir=replay_dir)
         self.start_stage(train, reference)
 
-    def start_stage(self, train: TrainConfig, reference: bool, critic: CriticPlan | None = None) -> None:
+    def start_stage(
+        self,
+        train: TrainConfig,
+        reference: bool,
+        critic: CriticPlan | None = None,
+        teacher: TeacherConfig | None = None,
+    ) -> None:
         self._train = train if critic is None else critic.policy_train(train)
         if train.layout != self.policy.layout:
             with torch.no_grad(), self._ranks.talking("prove the layout"):
                 self.engine.run(lambda: self.policy.use_layout(train.layout))
         self.engine.restart(train)
         self.updates = 0
-        self.engine.drop_frozen()
         self._drop_reference()
-        self._frozen = None
         if reference:
             self.reference = self._freeze()
         self._start_critic(critic, train)
+        self._start_teacher(teacher, train)
 
     def _build_critic(self, plan: CriticPlan, train: TrainConfig) -> Critic:
         policy, ranks = self.policy, self._ranks
@@ -140,10 +146,11 @@ class DeepSpeedLearner(RankLearner):
     def _all_logprobs(self, inputs: ModelInputs, temperature: float) -> tuple[Tensor, Tensor]:
         return self._logprobs_under(self.engine, self.policy, inputs, temperature)
 
-    def _reference_logprobs(self, reference: Policy, inputs: ModelInputs, temperature: float) -> Tensor:
-        if self._frozen is None:
-            return super()._reference_logprobs(reference, inputs, temperature)
-        return self._logprobs_under(self._frozen, reference, inputs, temperature)[0]
+    def _frozen_logprobs(self, policy: Policy, inputs: ModelInputs, temperature: float) -> Tensor:
+        engine = self._teaching if policy is self.teacher else self._frozen
+        if engine is None:
+            return super()._frozen_logprobs(policy, inputs, temperature)
+        return self._logprobs_under(engine, policy, inputs, temperature)[0]
 
     @torch.no_grad()
     def _logprobs_under(
@@ -261,12 +268,35 @@ class DeepSpeedLearner(RankLearner):
 
     def _divided_reference(self) -> Policy:
         # The old one first: there need not be memory for both.
-        self.engine.drop_frozen()
-        shell = self._divided_copy().requires_grad_(False)
-        with self._ranks.talking("divide the reference"):
-            self._frozen = self.engine.freeze(shell, list(shell.get_output_embeddings().parameters()))
-            policy: Policy = self._frozen.run(lambda: self._policy_of(shell))
+        self._drop_reference()
+        self._frozen, policy = self._frozen_engine(self._divided_copy(), "divide the reference")
         return policy
+
+    def _drop_reference(self) -> None:
+        super()._drop_reference()
+        self.engine.drop_frozen(self._frozen)
+        self._frozen = None
+
+    def _load_teacher(self, config: ModelConfig) -> Policy:
+        if self.engine.stage < 3:
+            return super()._load_teacher(config)
+        device = device_of(self._ranks.rank)
+        network, _ = load_divided(config, self._seed, self._ranks, device, self._divider())
+        self._teaching, policy = self._frozen_engine(network, "divide the teacher")
+        return policy
+
+    def _drop_teacher(self) -> None:
+        super()._drop_teacher()
+        self.engine.drop_frozen(self._teaching)
+        self._teaching = None
+
+    def _frozen_engine(self, network: PreTrainedModel, action: str) -> tuple[FrozenEngine, Policy]:
+        """What runs a divided model that is never trained, and its policy."""
+        network.requires_grad_(False)
+        with self._ranks.talking(action):
+            engine = self.engine.freeze(network, list(network.get_output_embeddings().parameters()))
+            policy: Policy = engine.run(lambda: self._policy_of(network))
+        return engine, policy
 
     def _divided_copy(self) -> PreTrainedModel:
         """The policy's model once more, divided as it is copied."""

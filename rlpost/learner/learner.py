@@ -12,7 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from rlpost.config.schema import TrainConfig
+from rlpost.config.schema import TeacherConfig, TrainConfig
 from rlpost.data.collate import ModelInputs
 from rlpost.estimator import Objective, Prepared
 from rlpost.learner.critic import CriticPlan
@@ -27,9 +27,9 @@ class Learner(Protocol):
     def signals(self, inputs: ModelInputs, names: Sequence[str], temperature: float) -> dict[str, Tensor]:
         """Per-token signals [N] (float32, CPU) for this rank's rows, without gradient.
 
-        Names: "old_logprob" (current policy), "ref_logprob" (frozen reference), "entropy"
-        (current policy, nats), and the heads of the stage's critic, such as "value". One forward pass per
-        model, whatever is asked for.
+        Names: "old_logprob" (current policy), "ref_logprob" (frozen reference), "teacher_logprob"
+        (the stage's teacher), "entropy" (current policy, nats), and the heads of the stage's critic, such as
+        "value". One forward pass per model, whatever is asked for.
         """
         ...
 
@@ -51,11 +51,18 @@ class Learner(Protocol):
         """
         ...
 
-    def start_stage(self, train: TrainConfig, reference: bool, critic: CriticPlan | None = None) -> None:
+    def start_stage(
+        self,
+        train: TrainConfig,
+        reference: bool,
+        critic: CriticPlan | None = None,
+        teacher: TeacherConfig | None = None,
+    ) -> None:
         """Fresh optimizer state and schedule; with `reference`, freeze a copy of the weights as they are.
 
         Args:
             critic: the stage's; one of the same kind that the stage before had goes on.
+            teacher: the model that gives "teacher_logprob"; it is never trained, and not saved.
         """
         ...
 

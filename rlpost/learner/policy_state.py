@@ -141,7 +141,7 @@ class PolicyState(GradientPasses):
 
     def _logprobs_of_reference(self, reference: Policy, inputs: ModelInputs, temperature: float) -> Tensor:
         if self.adapter is None:
-            return self._reference_logprobs(reference, inputs, temperature)
+            return self._frozen_logprobs(reference, inputs, temperature)
         with self.adapter.frozen():
             return self._all_logprobs(inputs, temperature)[0]
 
@@ -159,9 +159,9 @@ class PolicyState(GradientPasses):
             device = self.policy.device
             self.adapter.freeze({name: tensor.to(device) for name, tensor in saved.items()})
 
-    def _reference_logprobs(self, reference: Policy, inputs: ModelInputs, temperature: float) -> Tensor:
-        """Under a reference that is a model of its own."""
-        return reference.all_logprobs(inputs, temperature, self._train.tokens_per_microbatch)[0]
+    def _frozen_logprobs(self, policy: Policy, inputs: ModelInputs, temperature: float) -> Tensor:
+        """Under a model of its own: a reference or a teacher."""
+        return policy.all_logprobs(inputs, temperature, self._train.tokens_per_microbatch)[0]
 
     def _reference_weights(self, reference: Policy) -> dict[str, Tensor] | None:
         """The whole weights on rank 0; None or all of them on other ranks, all of which must call."""

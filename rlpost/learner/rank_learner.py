@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rlpost.config.schema import ModelConfig, TrainConfig
+from rlpost.config.schema import ModelConfig, TeacherConfig, TrainConfig
 from rlpost.data.collate import ModelInputs
 from rlpost.errors import NonFiniteError
 from rlpost.estimator import Objective, Prepared
@@ -33,17 +33,19 @@ from rlpost.learner.optimizer import learning_rate
 from rlpost.learner.passes import Scaling
 from rlpost.learner.policy import Policy
 from rlpost.learner.policy_directory import write_policy
-from rlpost.learner.policy_state import PolicyState
+from rlpost.learner.policy_state import PolicyState, device_of
 from rlpost.learner.ranks import Ranks
 from rlpost.learner.replay_batch import ReplayBatch, save_batch
 from rlpost.learner.weight_export import Offer, WeightExport
+from rlpost.models import load_model
+from rlpost.models.teacher import teacher_model_config
 from rlpost.weights.bundle import WeightBundle
 from rlpost.weights.communicator import Meeting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SIGNALS = frozenset({"old_logprob", "ref_logprob", "entropy"})
+SIGNALS = frozenset({"old_logprob", "ref_logprob", "teacher_logprob", "entropy"})
 """Those that need no critic."""
 ADAPTER = "adapter"
 """A saved policy's adapter alone, inside of its directory."""
@@ -70,6 +72,8 @@ class RankLearner(PolicyState):
         self._ranks, self._replay_dir = ranks, replay_dir
         self.policy = self._load_policy()
         self._sizes = self._count()
+        self.teacher: Policy | None = None
+        self._teacher_settings: tuple[TeacherConfig, str] | None = None
         self.critic: Critic | None = None
         self.updates = 0
         self._export = WeightExport(ranks.rank, getattr(torch, model.dtype))
@@ -78,8 +82,8 @@ class RankLearner(PolicyState):
         """Per-token signals [N] (float32, CPU) for this rank's rows, without gradient.
 
         Raises:
-            ValueError: a name is unknown, "ref_logprob" is asked of a learner without a reference, or a value
-                of one whose critic does not give it.
+            ValueError: a name is unknown, "ref_logprob" is asked of a learner without a reference,
+                "teacher_logprob" of one without a teacher, or a value of one whose critic does not give it.
         """
         heads = set() if self.critic is None else set(self.critic.plan.heads)
         if unknown := set(names) - SIGNALS - heads:
@@ -94,6 +98,10 @@ class RankLearner(PolicyState):
             if self.reference is None:
                 raise ValueError("this stage was started without a reference model")
             found["ref_logprob"] = self._logprobs_of_reference(self.reference, inputs, temperature)
+        if "teacher_logprob" in names:
+            if self.teacher is None:
+                raise ValueError("this stage was started without a teacher")
+            found["teacher_logprob"] = self._frozen_logprobs(self.teacher, inputs, temperature)
         return {name: found[name].float() for name in names}
 
     def update(
@@ -232,11 +240,18 @@ class RankLearner(PolicyState):
         self._ranks.barrier()
 
     @abstractmethod
-    def start_stage(self, train: TrainConfig, reference: bool, critic: CriticPlan | None = None) -> None:
+    def start_stage(
+        self,
+        train: TrainConfig,
+        reference: bool,
+        critic: CriticPlan | None = None,
+        teacher: TeacherConfig | None = None,
+    ) -> None:
         """Fresh optimizer state and schedule; with `reference`, freeze a copy of the weights as they are.
 
         Args:
             critic: a critic of the same kind as the stage before had is kept, with fresh optimizer state.
+            teacher: loaded, unless the stage before had the same.
         """
 
     @abstractmethod
@@ -272,6 +287,25 @@ class RankLearner(PolicyState):
             kept.close()
         if plan is not None:
             self.critic = self._build_critic(plan, train)
+
+    def _start_teacher(self, settings: TeacherConfig | None, train: TrainConfig) -> None:
+        """The stage's teacher: the one before where it serves, otherwise another."""
+        wanted = None if settings is None else (settings, train.layout)
+        if wanted == self._teacher_settings:
+            return
+        # The old one first: there need not be memory for both.
+        self._drop_teacher()
+        if settings is not None:
+            self.teacher = self._load_teacher(teacher_model_config(self._config, settings))
+        self._teacher_settings = wanted
+
+    def _drop_teacher(self) -> None:
+        self.teacher = self._teacher_settings = None
+
+    def _load_teacher(self, config: ModelConfig) -> Policy:
+        """The model of `config`, for good, without gradient."""
+        network = load_model(config, self._seed).requires_grad_(False)
+        return self._policy_of(network.to(device_of(self._ranks.rank)))
 
     def _policy_of(self, network: PreTrainedModel) -> Policy:
         return Policy(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rlpost.config.schema import ModelConfig, TrainConfig
+from rlpost.config.schema import ModelConfig, TeacherConfig, TrainConfig
 from rlpost.data.collate import ModelInputs
 from rlpost.learner.critic import Critic, CriticPlan
 from rlpost.learner.critic_model import load_critic_model
@@ -80,7 +80,13 @@ class TorchLearner(RankLearner):
         self._parameters = [p for p in self.policy.model.parameters() if p.requires_grad]
         self.start_stage(train, reference)
 
-    def start_stage(self, train: TrainConfig, reference: bool, critic: CriticPlan | None = None) -> None:
+    def start_stage(
+        self,
+        train: TrainConfig,
+        reference: bool,
+        critic: CriticPlan | None = None,
+        teacher: TeacherConfig | None = None,
+    ) -> None:
         self._train = train if critic is None else critic.policy_train(train)
         if train.layout != self.policy.layout:
             self.policy.use_layout(train.layout)
@@ -90,6 +96,7 @@ class TorchLearner(RankLearner):
         if reference:
             self.reference = self._freeze()
         self._start_critic(critic, train)
+        self._start_teacher(teacher, train)
 
     def _build_critic(self, plan: CriticPlan, train: TrainConfig) -> Critic:
         policy, device = self.policy, self.policy.device

@@ -520,6 +520,67 @@ _CREDIT = (
     ),
 )
 
+_PREFERENCE = (
+    Metric(
+        "preference/pairs",
+        "pairs",
+        "pairs of two responses to a prompt with different rewards",
+        "above 0: other groups say nothing",
+        low=1.0,
+    ),
+    Metric(
+        "preference/loss",
+        "1",
+        "mean over pairs of the paper's loss, of the policy before the step (`preference_loss`)",
+        "falls; DPO begins at log 2 = 0.693",
+    ),
+    Metric(
+        "preference/accuracy",
+        "share",
+        "pairs with D > 0: the better response is preferred, by more than the reference prefers it",
+        "rises towards 1; 0 in the first step against a reference, because nothing differs from it yet",
+    ),
+    Metric(
+        "preference/margin",
+        "nats",
+        "mean D over pairs, before beta: by how much the score of the better response is higher",
+        "rises; without end where nothing holds it back",
+    ),
+    Metric(
+        "preference/chosen_logprob",
+        "nats",
+        "mean over pairs of the better response's log-prob, summed over its tokens",
+        "not much below where it began: the loss knows only the difference, so both may fall",
+    ),
+    Metric(
+        "preference/rejected_logprob",
+        "nats",
+        "mean over pairs of the worse response's log-prob, summed over its tokens",
+        "falls",
+    ),
+)
+
+_DISTILLATION = (
+    Metric(
+        "distil/reverse_kl",
+        "nats",
+        "mean over sampled tokens of log pi - log pi_T, before the step: an estimate of KL(pi || pi_T)",
+        "falls towards 0",
+    ),
+    Metric(
+        "distil/teacher_logprob_mean",
+        "nats",
+        "mean over sampled tokens of the teacher's log-prob",
+        "rises towards minus the teacher's entropy",
+    ),
+    Metric(
+        "distil/clipped_share",
+        "share",
+        "sampled tokens whose gap |log pi_T - log pi| is above `clip`; only with a clip",
+        "a few per cent",
+    ),
+)
+
 _POLICY = (
     Metric(
         "policy/loss",
@@ -938,6 +999,8 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Selection": _SELECTION,
     "ACE": _ACE,
     "Credit": _CREDIT,
+    "Preferences": _PREFERENCE,
+    "Distillation": _DISTILLATION,
     "Policy": _POLICY,
     "Sampler against learner": _MISMATCH,
     "Critic": _CRITIC,

@@ -13,6 +13,7 @@ from rlpost.cluster import ActorGroup
 from rlpost.config import stage_objective
 from rlpost.config.critic_rules import stage_critic
 from rlpost.config.schema import StageConfig
+from rlpost.config.teacher_rules import reads_teacher
 from rlpost.data.collate import ModelInputs
 from rlpost.estimator import Objective, Prepared, TokenBatch, token_index
 from rlpost.learner.critic import CriticPlan
@@ -35,12 +36,13 @@ class Learners:
         self.group.restart_all(arguments)
 
     def start_stage(self, stage: StageConfig) -> None:
-        """Fresh optimizer and schedule; a reference and a critic where the objective asks for them."""
+        """Fresh optimizer and schedule; reference, critic and teacher where the objective asks for them."""
         objective = stage_objective(stage)
         reference = "ref_logprob" in objective.signals
         settings = stage_critic(stage, objective)
         critic = None if settings is None else CriticPlan(settings, objective.value_heads)
-        self.group.call_all("start_stage", stage.train, reference, critic)
+        teacher = stage.teacher if reads_teacher(objective) else None
+        self.group.call_all("start_stage", stage.train, reference, critic, teacher)
 
     def signals(
         self, inputs: ModelInputs, batch: TokenBatch, names: Sequence[str], temperature: float

@@ -24,6 +24,7 @@ from rlpost.training.saving import LEARNER, STATE, run_identity
 from rlpost.training.sources import Demonstrations, Recorded, Source
 from rlpost.training.stage_data import load_stages
 from rlpost.training.state import RunState
+from rlpost.training.teachers import examine_teachers
 
 COMPARED = (
     *("policy/loss", "learner/grad_norm", "learner/trained_tokens"),
@@ -123,6 +124,7 @@ def restore_before(
 ) -> RunState:
     """The newest state of the run in which fewer than `step` steps were done."""
     identity = run_identity(config, {name: prompts.fingerprint for name, prompts in data.items()})
+    identity |= examine_teachers(config)
     found = find_checkpoint(directory.checkpoints, identity, report, before=step)
     if found is None:
         report("replaying from the initial weights")

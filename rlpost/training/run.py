@@ -35,6 +35,7 @@ from rlpost.training.saving import Saver, run_identity
 from rlpost.training.sources import Demonstrations, Source
 from rlpost.training.stage_data import load_stages, remarks
 from rlpost.training.state import RunState
+from rlpost.training.teachers import examine_teachers
 from rlpost.training.workers import Workers
 
 
@@ -55,6 +56,7 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
     tokenizer = load_tokenizer(config.model)
     data = load_stages(config, tokenizer)
     candidates = load_candidates(config, tokenizer)
+    teachers = examine_teachers(config)
     held_out = load_held_out(config, tokenizer)
     with ExitStack() as stack:
         scorer = stack.enter_context(
@@ -81,7 +83,7 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
         fingerprints = {name: prompts.fingerprint for name, prompts in data.items()}
         if candidates is not None:
             fingerprints["turns that may become pivots"] = candidates.fingerprint
-        identity = run_identity(config, fingerprints)
+        identity = run_identity(config, fingerprints) | teachers
         saver = Saver(directory, config.checkpoint, identity, learners)
         state, learner_path = RunState(), None
         if resume and (found := saver.restore(progress.message)) is not None:

@@ -84,7 +84,7 @@ def random_batch(seed: int, *, garbage: float = NAN, mixed: bool = False) -> tup
     wherever nothing is trained. With `mixed` the demonstrations are of prompts with rollouts, one of which
     nothing solves, have the reward of a right response, and `garbage` for log-probs of older policies.
     """
-    rng, turn_rng, late_rng = (random.Random(k + seed) for k in (0, 1000, 2000))
+    rng, turn_rng, late_rng, teacher_rng = (random.Random(k + seed) for k in (0, 1000, 2000, 3000))
     groups = [7] * 4 + [-3] * 3 + [7] + [20] * 2 + [5] + [100, 101]
     rewards = [rng.choice([0.0, 1.0, 0.3]) for _ in groups]
     rewards[0], rewards[1] = 0.0, 1.0
@@ -118,6 +118,7 @@ def random_batch(seed: int, *, garbage: float = NAN, mixed: bool = False) -> tup
         old_logprob=near(1.5),
         behaviour_logprob=near(1.5),
         ref_logprob=near(1.0),
+        teacher_logprob=[teacher_rng.uniform(-3.0, -0.05) if m else garbage for m in mask],
         entropy=[rng.uniform(0.01, 3.0) if m else garbage for m in mask],
         value=[rng.uniform(-1.0, 2.0) if m else garbage for m in mask],
         token_reward=[rng.uniform(-0.2, 0.2) if m else garbage for m in mask],

@@ -30,6 +30,7 @@ class Response:
     entropy: list[float] = field(default_factory=list)
     value: list[float] = field(default_factory=list)
     token_reward: list[float] = field(default_factory=list)
+    teacher_logprob: list[float] = field(default_factory=list)
     turn: list[int] = field(default_factory=list)
     known: dict[str, float] = field(default_factory=dict)
 
@@ -52,7 +53,7 @@ def responses_of(batch: TokenBatch, logprob_N: Tensor) -> list[Response]:
             found[s].turn.append(int(batch.turn_N[i]))
             for name in ("old", "behaviour", "ref"):
                 getattr(found[s], name).append(float(batch.signals[f"{name}_logprob"][i]))
-            for name in {"entropy", "value", "token_reward"} & set(batch.signals):
+            for name in {"entropy", "value", "token_reward", "teacher_logprob"} & set(batch.signals):
                 getattr(found[s], name).append(float(batch.signals[name][i]))
     for s, response in enumerate(found):
         response.known = {name: float(value_S[s]) for name, value_S in batch.sequence_signals.items()}

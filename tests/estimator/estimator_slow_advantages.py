@@ -184,6 +184,11 @@ def smooth_normalised(rows: list[Response], std: str = "population") -> list[flo
     return found
 
 
+def teacher_gap(rows: list[Response], clip: float = 0.0) -> list[list[float]]:
+    gaps = [[t - o for t, o in zip(r.teacher_logprob, r.old, strict=True)] for r in rows]
+    return [[max(-clip, min(clip, g)) if clip else g for g in of_one] for of_one in gaps]
+
+
 ADVANTAGES: dict[str, Callable[..., Any]] = {
     "leave_one_out_normalised": leave_one_out_normalised,
     "batch_std": batch_std,
@@ -198,6 +203,7 @@ ADVANTAGES: dict[str, Callable[..., Any]] = {
     "pkpo": pkpo,
     "best_minus_second": best_minus_second,
     "smooth_normalised": smooth_normalised,
+    "teacher_gap": teacher_gap,
 }
-PER_TOKEN = frozenset({"token_return", "group_centred_whitened", "gae"})
+PER_TOKEN = frozenset({"token_return", "group_centred_whitened", "gae", "teacher_gap"})
 """Those that give a number for each token."""

@@ -166,7 +166,15 @@ def test_ppo_lets_no_far_ratio_through_in_the_harmful_direction() -> None:
 def test_a_batch_with_nothing_to_train_has_loss_zero_and_a_graph(name: str, case: str) -> None:
     lengths = {"no sequence": [], "only empty responses": [0, 0], "all masked": [2, 1]}[case]
     nothing = [NAN] * sum(lengths)
-    names = ("old_logprob", "behaviour_logprob", "ref_logprob", "entropy", "value", "outcome")
+    names = (
+        "old_logprob",
+        "behaviour_logprob",
+        "ref_logprob",
+        "teacher_logprob",
+        "entropy",
+        "value",
+        "outcome",
+    )
     batch = batch_of(lengths, mask=[0] * sum(lengths), **dict.fromkeys(names, nothing))
     prepared = row(name).prepare(batch)
     output, gradient_N = evaluate(row(name), prepared, torch.full((prepared.batch.N,), NAN))

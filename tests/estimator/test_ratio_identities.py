@@ -208,7 +208,7 @@ def test_ratios_of_e_to_the_thirty_and_nan_where_nothing_is_trained_give_finite_
         ({"base": "reinforce", "granularity": "clipped_geometric"}, "`clipped_geometric` has no effect"),
         ({"base": "sft", "mask": "off_policy_sequence"}, "demonstrations have no old policy"),
         ({"base": "sft", "gate": "pass_rate"}, "gate `pass_rate` counts rollouts that succeed"),
-        ({"base": "sft", "advantage": "preference"}, "demonstrations have no reward"),
+        ({"base": "sft", "advantage": "leave_one_out"}, "demonstrations have no reward"),
         ({"kl": {"kind": "k1"}}, "k1 has expected gradient 0 as a loss, it belongs in the reward"),
         ({"kl": {"kind": "k4"}}, "kl.kind: found 'k4', needed one of k1, k2, k3, k3+, k3w, k3_old, abs"),
         ({"kl": {"target": -1}}, "kl: target must be above 0, found -1"),

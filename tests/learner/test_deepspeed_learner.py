@@ -128,6 +128,15 @@ def test_every_zero_stage_takes_the_steps_of_the_torch_learner(stage, ranks):
 
 @needs_deepspeed
 @pytest.mark.cluster
+@pytest.mark.parametrize("backend", ["torch", "3"])
+def test_a_teacher_beside_a_reference_gives_the_log_probs_of_the_policy_that_it_was(backend, ranks):
+    found = facts(ranks(backend))
+    assert found["teacher_gap"] < 1e-4
+    assert found["teacher_moved"] > 0.01
+
+
+@needs_deepspeed
+@pytest.mark.cluster
 @pytest.mark.parametrize("stage", STAGES)
 def test_in_bfloat16_every_zero_stage_stays_within_its_rounding(stage, ranks):
     needed, found = ranks("torch", "bfloat16"), ranks(stage, "bfloat16")

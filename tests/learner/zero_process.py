@@ -16,7 +16,7 @@ from learner_batches import MODEL, arguments_of_row, model_inputs, train, update
 from rank_process import rows_of, scaled
 from safetensors.torch import save_file
 
-from rlpost.config.schema import LearnerConfig
+from rlpost.config.schema import LearnerConfig, TeacherConfig
 from rlpost.errors import DeadlineError, NonFiniteError
 from rlpost.learner import DeepSpeedLearner, TorchLearner
 from rlpost.learner.microbatch import shard
@@ -158,7 +158,15 @@ def main(rank, world_size, backend, dtype, folder, half):
         arguments = rows_of(arguments_of_row(name, **scaled(name)), [3, *range(3), *range(4, 10)][:rows])
         lengths = arguments[0].lengths
         facts["next_stage"].append(learner.update(*rows_of(arguments, shard(lengths, world_size)[rank])))
-    learner.start_stage(settings(dtype), True)
+    # The policy of before teaches: beside a reference, and then in the place of one that is given up.
+    teacher = TeacherConfig(init=str(folder / "policy"))
+    learner.start_stage(settings(dtype, layout="padded"), False, None, teacher)
+    learner.start_stage(settings(dtype), True, None, teacher)
+    taught = learner.signals(inputs, ["teacher_logprob", "ref_logprob"], 0.8)
+    if rank == 0:
+        gap_N = taught["teacher_logprob"] - signals["old_logprob"]
+        facts["teacher_gap"] = float(gap_N.abs().max())
+        facts["teacher_moved"] = float((taught["ref_logprob"] - signals["old_logprob"]).abs().max())
     learner.load(half or folder / "half")
     facts["resumed"] = [learner.update(*own(step)) for step in range(HALF, STEPS)]
 

@@ -4,7 +4,7 @@ Every part maps a batch (whose `reward_S` is already shaped) to `advantage_N` [N
 over the tokens of a sequence unless its docstring says otherwise, and without gradient.
 """
 
-from rlpost.estimator.advantage.advantage import Advantage
+from rlpost.estimator.advantage.advantage import Advantage, MeasuredAdvantage
 from rlpost.estimator.advantage.batch import GDPO, BatchScaled, GroupCentredWhitened
 from rlpost.estimator.advantage.group import (
     GroupCentred,
@@ -25,6 +25,7 @@ from rlpost.estimator.advantage.returns import (
     token_rewards,
 )
 from rlpost.estimator.advantage.smooth import SmoothNormalised, merge_statistics
+from rlpost.estimator.advantage.teacher import TeacherGap
 
 __all__ = [
     "GAE",
@@ -42,10 +43,12 @@ __all__ = [
     "LeaveOneOutNormalised",
     "LengthWeighted",
     "MaxRL",
+    "MeasuredAdvantage",
     "PassAtK",
     "Preference",
     "Reward",
     "SmoothNormalised",
+    "TeacherGap",
     "TokenReturn",
     "clipped_value_loss",
     "gae_returns",

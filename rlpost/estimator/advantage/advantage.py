@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from rlpost.estimator.batch import TokenBatch
+from rlpost.estimator.measures import Measures
 
 
 class Advantage(Protocol):
@@ -27,4 +28,13 @@ class Advantage(Protocol):
     @property
     def formula(self) -> str:
         """In the notation of the papers."""
+        ...
+
+
+@runtime_checkable
+class MeasuredAdvantage(Protocol):
+    """An advantage that also reports."""
+
+    def measures(self, batch: TokenBatch) -> Measures:
+        """What a step reports of the batch that the advantage is formed over."""
         ...

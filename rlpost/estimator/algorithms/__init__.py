@@ -7,6 +7,7 @@ numbers where the specs give them. `certain` says what the source settles, `ours
 from __future__ import annotations
 
 from rlpost.estimator.algorithms.dcpo import DCPO
+from rlpost.estimator.algorithms.distillation import DISTILLATION
 from rlpost.estimator.algorithms.gates import GATES
 from rlpost.estimator.algorithms.grpo import GRPO
 from rlpost.estimator.algorithms.hybrid import HYBRID
@@ -24,6 +25,7 @@ from rlpost.estimator.algorithms.turns import TURNS
 ALGORITHMS: dict[str, Row] = {
     **SUPERVISED,
     **PREFERENCES,
+    **DISTILLATION,
     **REINFORCE,
     **GRPO,
     **SEQUENCE,

@@ -10,6 +10,7 @@ from rlpost.estimator.objective import Objective
 Family = Literal[
     "supervised",
     "preferences",
+    "distillation",
     "reinforce",
     "grpo",
     "sequence",
