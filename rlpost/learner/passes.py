@@ -87,7 +87,7 @@ class GradientPasses(ABC):
             loss += float(output.loss.detach())
             measures = measures + on_cpu(output.measures)
             if rollouts is not None:
-                tried = one_token_measures(rollouts.actions, found[3], rollouts.tried_N)
+                tried = one_token_measures(rollouts.actions, found[3].detach(), rollouts.tried_N)
                 measures = measures + on_cpu(tried)
             return output.loss if factor == 1.0 else output.loss * factor
 

@@ -95,7 +95,11 @@ def test_every_zero_stage_takes_the_steps_of_the_torch_learner(stage, ranks):
     for name in ("state/weights", "state/optimizer", "state/reference", "exported", "signals"):
         assert_alike(found / f"{name}.safetensors", needed / f"{name}.safetensors", 1e-4)
     assert_same_reports(ours["next_stage"], theirs["next_stage"], 1e-3)
-    assert [report.get("learner/passes") for report in ours["next_stage"]] == [None, None, 2.0, 2.0, 2.0]
+    passes = [report.get("learner/passes") for report in ours["next_stage"]]
+    assert passes == [None, None, 2.0, 2.0, 2.0, None, None]
+    assert [0.0 < report.get("otr/hit_share", 0.0) < 1.0 for report in ours["next_stage"]] == 5 * [
+        False
+    ] + 2 * [True]
     assert_same_reports(ours["resumed"], theirs["reports"][HALF:], 1e-4)
     assert ours["probe"] == [pytest.approx(logprobs, abs=1e-4) for logprobs in theirs["probe"]]
 

@@ -154,7 +154,8 @@ def main(rank, world_size, backend, dtype, folder, half):
     learner.start_stage(settings(dtype, **other), False)
     facts["next_stage"] = [learner.update(*own(step)) for step in range(2)]
     # A transform measures a second gradient; with a single row, the second rank has nothing to do.
-    for name, rows in (("s_ppo", 10), ("st_ppo", 10), ("st_ppo", 1)):
+    # One-token rollouts give scores beside log-probs, and what is drawn does not depend on ranks.
+    for name, rows in (("s_ppo", 10), ("st_ppo", 10), ("st_ppo", 1), ("otr", 10), ("otr", 1)):
         arguments = rows_of(arguments_of_row(name, **scaled(name)), [3, *range(3), *range(4, 10)][:rows])
         lengths = arguments[0].lengths
         facts["next_stage"].append(learner.update(*rows_of(arguments, shard(lengths, world_size)[rank])))
