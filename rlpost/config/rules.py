@@ -197,6 +197,11 @@ def pairs_are_compared(config: RunConfig) -> Iterator[Problem]:
     return source_rules.pairs_are_compared(_valid_objectives(config))
 
 
+def coefficients_follow_samples(config: RunConfig) -> Iterator[Problem]:
+    """See `source_rules`."""
+    return source_rules.coefficients_follow_samples(_valid_objectives(config))
+
+
 def signals_are_there(config: RunConfig) -> Iterator[Problem]:
     """Every signal that a part of the algorithm reads is one that a run computes."""
     for index, _, objective in _valid_objectives(config):
@@ -293,6 +298,7 @@ RULES: tuple[Rule, ...] = (
     groups_have_two_samples,
     algorithms_fit_their_source,
     pairs_are_compared,
+    coefficients_follow_samples,
     source_rules.pairs_are_demonstrated,
     signals_are_there,
     source_rules.demonstrations_are_there,

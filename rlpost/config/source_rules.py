@@ -36,6 +36,21 @@ def _rows_read(term: Term) -> set[str]:
     return {term.rows} - {"all"}
 
 
+def coefficients_follow_samples(
+    objectives: Iterator[tuple[int, StageConfig, Objective]],
+) -> Iterator[Problem]:
+    """What an adaptive coefficient follows is measured on samples."""
+    for index, stage, objective in objectives:
+        if not stage.has_rollouts and objective.adaptive:
+            keys = " and ".join(part.key for part in objective.adaptive)
+            yield Problem(
+                ("stages", index, "algorithm"),
+                f"the coefficient of {keys} follows what is measured on samples, and nothing is sampled",
+                found=f"source: {stage.source} in stage `{stage.name}`",
+                needed="a fixed coefficient, or source: rollouts",
+            )
+
+
 def demonstrations_are_there(config: RunConfig) -> Iterator[Problem]:
     """A stage that learns from demonstrations has a column of them, and one for each prompt."""
     for index, stage in enumerate(config.stages):

@@ -26,7 +26,8 @@ class TokenBatch:
         turn_N: int64 [N], the turn of the token inside its sequence, from 0 and never descending;
             observations are turns too.
         group_S: int64 [S], equal for the sequences of one prompt; any labels.
-        reward_S: float64 [S], the scalar reward; 0 for demonstrations.
+        reward_S: float64 [S], the scalar reward; for a demonstration what the data says that it is worth,
+            which only terms compared with all rows, and those over pairs, read.
         truncated_S: bool [S], True where the response hit the token limit.
         demonstration_S: bool [S], True for rows that the policy did not sample.
         on_policy: True when the policy to be differentiated still is the policy that "old" names

@@ -185,9 +185,19 @@ class Objective:
             regulated_S = regulated_S | (term.rows_S(kept) & (gate_S > 0))
         regulariser_N = torch.zeros_like(terms[0].weight_N)
         if self.regularisers:
-            regulated_N = kept.mask_N & kept.spread(regulated_S)
+            regulated_N = self._regulated(kept).mask_N & kept.spread(regulated_S)
             regulariser_N = self.terms[0].aggregation(kept, regulated_N, update_S)
         return Prepared(kept, tuple(terms), regulariser_N, update_S, left.index_S, reward_S, measures)
+
+    def _regulated(self, batch: TokenBatch) -> TokenBatch:
+        """The batch with `mask_N` on what regularisers act on: beside terms over rollouts no demonstration.
+
+        A divergence and an entropy of the policy are estimated from what it says itself.
+        """
+        samples = any(term.rows == "rollouts" for term in self.terms)
+        if not (samples and self.regularisers and bool(batch.demonstration_S.any())):
+            return batch
+        return replace(batch, mask_N=batch.sampled_N)
 
     def loss(
         self,
@@ -236,9 +246,10 @@ class Objective:
             measures = measures + term_measures(
                 term.denominator, at.decision, at.ratio_N, weight_N.bool() & batch.sampled_N
             )
+        regulated = self._regulated(batch)
         for regulariser in self.regularisers:
             weight_N = prepared.regulariser_N.to(logprob_N.dtype)
-            value = (weight_N * regulariser(logprob_N, entropy_N, batch)).sum() * regulariser.coefficient
+            value = (weight_N * regulariser(logprob_N, entropy_N, regulated)).sum() * regulariser.coefficient
             total = total + value
             report = {"policy/loss": value.detach(), regulariser.metric: value.detach()}
             measures = measures + Measures(sums=report)

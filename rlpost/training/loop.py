@@ -105,8 +105,8 @@ def train_step(
     critic = stage_critic(stage, objective)
     warming = critic is not None and state.stage_step < critic.warmup_steps
     report = update(learners, stage, objective, data, prepared, warming)
-    adapt(configured, state, report, data.batch.S)
     sampled_S = (~data.batch.demonstration_S).tolist()
+    adapt(configured, state, report, sum(sampled_S))
     if any(sampled_S):
         rewards = prepared.reward_S.tolist()
         state.remember(list(compress(data.prompt_ids, sampled_S)), list(compress(rewards, sampled_S)))

@@ -80,6 +80,10 @@ def test_a_step_of_samples_and_demonstrations_is_explained_with_its_arithmetic(r
         ([*PAIRS, "algorithm=sft"], ["`sft` would imitate the rejected responses too", "such as dpo"]),
         ([*PAIRS, "data.demonstration_column=null"], ["without `demonstration_column`"]),
         ([*PAIRS, "train.updates_per_step=8"], ["each with all its responses"]),
+        (
+            [*PAIRS, "algorithm={base: dpo, kl: {coefficient: 0.1, target: 0.1}}"],
+            ["the coefficient of kl follows what is measured on samples", "a fixed coefficient"],
+        ),
         ([*PAIRS, "train.max_staleness=1"], ["max_staleness: 1 with source: demonstrations"]),
     ],
 )

@@ -20,7 +20,7 @@ class D3S:
 
     Advantages are those of all rollouts, formed before the selection and never again. The form of the
     schedule is the paper's; its constants were not published, the defaults are ours. With all shares 1
-    it is its host.
+    it is its host. Demonstrations stay with all their tokens, and count in neither budget.
 
     Attributes:
         n_start: share of the rollouts kept at the start of training.

@@ -15,6 +15,8 @@ from rlpost.estimator.selection.selection import Selected, Statistics
 class OverlongFilter:
     """Truncated responses leave the batch (DAPO, arXiv 2503.14476), the denominators included.
 
+    Demonstrations stay, cut or whole: what was cut from them says nothing of the policy.
+
     Attributes:
         statistics: "kept" leaves their rewards in the group's statistics, as most implementations do;
             "dropped" takes them out of the group as well.

@@ -22,7 +22,7 @@ class TopTokens:
     "advantage_entropy" is D3S's |A| H (arXiv 2509.22115), "entropy" with a share of 0.2 is the forking
     tokens of arXiv 2506.01939; H is the entropy of the policy before the first update. Tokens of score
     0 are dropped under "advantage_entropy", which changes no gradient. At a share of 1 all are
-    kept (ours), so that the loss is the host's, denominators included.
+    kept (ours), so that the loss is the host's, denominators included. Demonstrations keep all tokens.
 
     Attributes:
         start: share of the rollouts' tokens at the start of training; rounded up.

@@ -26,6 +26,7 @@ class MaxVariance:
     `scope: group` with a constant share is the max-variance rule of PODS (arXiv 2504.13818), with the
     share growing the sample level of D3S (arXiv 2509.22115). Nothing is kept when all advantages (of
     every group) are equal. A sequence's advantage is the mean over its trained tokens, 0 without any.
+    Demonstrations neither compete nor count; they stay.
 
     Attributes:
         scope: "batch" compares all rollouts of the step, "group" those of each prompt.
