@@ -56,6 +56,10 @@ def test_a_section_at_the_top_level_is_that_of_the_stages_that_read_values(load)
     ("overrides", "needed"),
     [
         (
+            ["stages.rl.algorithm=oreal", "stages.rl.critic={value_clip: 0.2}"],
+            "a token reward model learns outcomes, and has no values to clip",
+        ),
+        (
             ["stages.rl.algorithm=grpo", "critic={learning_rate: 0.001}"],
             "nothing reads the critic's values: stage `rl` trains with `grpo`",
         ),
@@ -90,3 +94,18 @@ def test_the_plan_says_what_the_critic_is_and_costs(load):
     assert "costs no further model" in shared
     divided = ["learner={backend: deepspeed, zero_stage: 3}", "cluster={mode: ray, learner_ranks: 2}"]
     assert "16 bytes a parameter, divided as `zero_stage: 3` says" in explain(load(*divided))
+
+
+def test_the_plan_of_a_token_reward_model_says_what_it_learns_and_that_it_begins_at_zero(load):
+    text = explain(load("stages.rl.algorithm=oreal", "critic={warmup_steps: 10}"))
+    for line in (
+        "one logit for each token, from a backbone of its own, a copy of the policy when the stage begins",
+        "learns which responses are right: cross-entropy of their mean logits",
+        "the critic alone learns in the first 10 steps, the policy in the 90 after them",
+        "one of the reference for ref_logprob, one of the token reward model",
+    ):
+        assert line in text, text
+    assert "every token's weight" in explain(load("stages.rl.algorithm=oreal"))
+    uniform = {"shaping": [{"outcome_credit": {"credit": "uniform"}}]}
+    without = {"base": "oreal", "terms": {"right": uniform, "wrong": uniform}}
+    assert "critic" not in explain(load(f"stages.rl.algorithm={without}"))
