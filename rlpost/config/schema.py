@@ -514,8 +514,8 @@ class GuidanceConfig(Section):
     heading: str = "Beginning of a solution:"
     """Stands between the problem and the beginning of its solution."""
     max_prompt_tokens: int | None = Field(default=None, ge=1)
-    """Guided prompts with more tokens are not used; nothing is ever cut. Null: the stage's
-    `data.max_prompt_tokens`."""
+    """Guided prompts with more tokens, or too many for a whole response behind them, are not used; nothing is
+    ever cut. Null: the stage's `data.max_prompt_tokens`."""
 
 
 class StageConfig(Section):

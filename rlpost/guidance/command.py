@@ -32,7 +32,7 @@ from rlpost.guidance.outcome import LEFT_OUT, Outcome, as_json, outcome_of
 from rlpost.guidance.page import guidance_page
 from rlpost.guidance.tables import lines, point_table
 from rlpost.guidance.walk import FIRST, Fate, ask_unguided, beginnings_of, fate, walk
-from rlpost.models import load_tokenizer
+from rlpost.models import load_tokenizer, max_positions
 from rlpost.rollout.task import sampling_settings
 
 if TYPE_CHECKING:
@@ -144,8 +144,7 @@ class _Work:
             self.fates = {id: self._fate(profile) for id, profile in self.profiles.items()}
             hard = [problem for problem in self.problems if self.fates[problem.id] == "hard"]
             self._say(f"{len(hard):,} of {len(self.problems):,} problems are hard")
-            most = settings.max_prompt_tokens or self.stage.data.max_prompt_tokens
-            beginnings = beginnings_of(hard, self.guide, profiler.scorer, most)
+            beginnings = beginnings_of(hard, self.guide, profiler.scorer, self._most_tokens())
             self.choices = walk(profiler, hard, beginnings, self.guide, sampling, folder, self._say)
 
     def finish(self) -> None:
@@ -171,6 +170,16 @@ class _Work:
     def _only(self, prompts: Sequence[Prompt]) -> PromptSet:
         """The prompt set with these prompts alone."""
         return replace(self.prompts, prompts=tuple(prompts))
+
+    def _most_tokens(self) -> int:
+        """Of a guided prompt: what is configured, and leaves the model room for a whole response."""
+        rollout = self.stage.rollout
+        limits = [max_positions(self.config.model)]
+        if rollout.engine == "vllm":
+            limits.append(rollout.vllm.max_model_len)
+        configured = self.settings.max_prompt_tokens or self.stage.data.max_prompt_tokens
+        known = (limit - rollout.max_response_tokens for limit in limits if limit is not None)
+        return min([configured, *known])
 
     def _fate(self, profile: Profile) -> Fate:
         return fate(profile, self.settings.success, self.config.scoring.max_failure_share)

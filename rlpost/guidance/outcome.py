@@ -21,7 +21,7 @@ REFUSALS = {
     "answer": "the beginning names the gold answer (guidance.leaks)",
     "verifier": "the rewards give the beginning alone a success",
     "unscored": "the rewards failed on the beginning alone",
-    "too_long": "the guided prompt is longer than guidance.max_prompt_tokens",
+    "too_long": "the guided prompt is above guidance.max_prompt_tokens, or leaves no room for a response",
 }
 """Why a beginning was not used."""
 

@@ -40,6 +40,17 @@ class Chart:
 
 CHARTS = (
     Chart("Reward", (("reward/mean", "mean"),), "reward"),
+    Chart(
+        "Reward with and without guidance",
+        (("reward/variant/guided/mean", "guided"), ("reward/variant/unguided/mean", "unguided")),
+        "reward",
+    ),
+    Chart(
+        "Problems solved so far",
+        (("reward/variant/guided/solved", "guided"), ("reward/variant/unguided/solved", "unguided")),
+        "problems",
+        smooth=False,
+    ),
     Chart("Loss", (("policy/loss", "loss"),), "loss"),
     Chart("Entropy", (("policy/entropy", "entropy"),), "nats per token"),
     Chart(

@@ -157,6 +157,18 @@ def test_the_beginning_may_open_the_assistants_turn_and_a_first_look_changes_not
     assert STEPS.startswith(train[1]["prefill"]) and train[1]["prefill"]
 
 
+def test_the_stages_own_data_may_hold_the_problems(recipe, tmp_path):
+    columns = "demonstration_column: solution, id_column: id"
+    own = f"data={{path: {tmp_path}/problems.jsonl, {columns}, system_prompt: S, max_prompt_tokens: 256}}"
+    config = recipe("guidance.data=null", own, problems=PROBLEMS[1:3])
+    said = made(config, tmp_path / "own")
+    train = lines(tmp_path / "own/train.jsonl")
+    assert [m["content"] for m in train[1]["prompt"] if m["role"] == "system"] == ["S\n\nGo on."]
+    assert train[1]["id"] == train[0]["id"] + "+guided"
+    section = yaml.safe_load(said[said.index("  data: {") :])["data"]
+    load_config(tmp_path / "recipe.yaml", ["guidance=null", f"data={json.dumps(section)}"])
+
+
 def test_what_leaves_nothing_to_train_on_is_told_after_the_report(recipe, tmp_path):
     with pytest.raises(DataError, match="no problem is hard") as caught:
         made(recipe(problems=PROBLEMS[:1]), tmp_path / "easy")
@@ -195,3 +207,12 @@ def test_what_cannot_be_guided_is_refused_before_anything_is_sampled(recipe, tmp
 def test_recipes_that_make_no_sense_are_refused(recipe, override, message):
     with pytest.raises(ConfigError, match=message):
         recipe(override)
+
+
+def test_a_beginning_that_leaves_no_room_for_a_response_is_not_tried(recipe, tmp_path):
+    tight = ["model.tiny.max_positions=64", "data.max_prompt_tokens=60", "guidance.heading=B"]
+    made(recipe(*tight, problems=[PROBLEMS[2]]), tmp_path / "tight")
+    summary = json.loads((tmp_path / "tight/guidance.json").read_text())
+    refused = [point["refused"] for point in summary["points"]]
+    assert refused == [{}, {}, {"too_long": 1}, {"answer": 1}]
+    assert [point["tried"] for point in summary["points"]] == [1, 1, 0, 0]
