@@ -45,12 +45,12 @@ def write_report(run_dir: Path | str) -> Path:
     config_text = config.read_text(encoding="utf-8") if config.is_file() else ""
     summary = _read_json(run / "summary.json")
     name = _run_name(config_text, run)
-    points = _accuracy_points(run, records, summary)
+    points, others = _accuracy_points(run, records, summary), _other_points(run)
     body = [
         f"<header><h1>{escape(name)}</h1><p>{_status(summary, records)}</p></header>",
-        _cards(summary, records, points),
+        _cards(summary, records, points, others),
         _warnings(records),
-        _charts(records, points),
+        _charts(records, points, others),
         _trajectories(run),
         _configuration(config_text),
     ]
@@ -98,8 +98,16 @@ def _status(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) ->
     return f"not finished: step {last} was the last one written"
 
 
-def _cards(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]], points: Points) -> str:
+def _cards(
+    summary: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    points: Points,
+    others: Mapping[str, Points],
+) -> str:
     cards = _accuracy_cards(summary, points)
+    for name, own in others.items():
+        first, last = own[min(own)], own[max(own)]
+        cards.append(card(f"accuracy of {name}", f"{last[0]:.1%}", f"first {first[0]:.1%}"))
     rewards = [r["reward/mean"] for r in records if r.get("reward/mean") is not None]
     if rewards:
         cards.append(card("last reward", f"{rewards[-1]:.3f}", f"first {rewards[0]:.3f}"))
@@ -144,10 +152,10 @@ def _warnings(records: Sequence[Mapping[str, Any]]) -> str:
     return f'<div class="warnings"><strong>Worth a look</strong><ul>{items}</ul></div>'
 
 
-def _charts(records: Sequence[Mapping[str, Any]], points: Points) -> str:
-    figures = (
-        [("Accuracy on held-out problems, with 95 % intervals", draw_accuracy(points))] if points else []
-    ) + draw_charts(records)
+def _charts(records: Sequence[Mapping[str, Any]], points: Points, others: Mapping[str, Points]) -> str:
+    sets = {"Accuracy on held-out problems, with 95 % intervals": points} if points else {}
+    sets |= {f"Accuracy on the held-out set {name}": own for name, own in others.items()}
+    figures = [(title, draw_accuracy(own)) for title, own in sets.items()] + draw_charts(records)
     if not figures:
         return ""
     parts = []
@@ -219,15 +227,31 @@ def _accuracy_points(run: Path, records: Sequence[Mapping[str, Any]], summary: M
             low, high = record.get("eval/accuracy_low", value), record.get("eval/accuracy_high", value)
             points[record["step"]] = (value, low, high)
     for path in sorted((run / "evaluations").glob("step-*/results.json")):
-        result = _read_json(path)
-        accuracy = result["metrics"][f"avg@{result['samples_per_problem']}"]
-        step = int(path.parent.name.removeprefix("step-"))
-        points[step] = (accuracy["value"], accuracy["low"], accuracy["high"])
+        points[_step_of(path.parent)] = _accuracy(path)
     for key in BEFORE_AFTER:
         known = (summary.get("eval") or {}).get(key)
         if known and "step" in known:
             points.setdefault(known["step"], (known["accuracy"], known["low"], known["high"]))
     return points
+
+
+def _other_points(run: Path) -> dict[str, Points]:
+    """The same of the sets in `evaluation.others`, by name."""
+    others: dict[str, Points] = {}
+    for path in sorted((run / "evaluations").glob("step-*/*/results.json")):
+        others.setdefault(path.parent.name, {})[_step_of(path.parent.parent)] = _accuracy(path)
+    return others
+
+
+def _accuracy(path: Path) -> tuple[float, float, float]:
+    """An evaluation's accuracy with its interval, from its results.json."""
+    result = _read_json(path)
+    accuracy = result["metrics"][f"avg@{result['samples_per_problem']}"]
+    return accuracy["value"], accuracy["low"], accuracy["high"]
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _run_name(config_text: str, run: Path) -> str:

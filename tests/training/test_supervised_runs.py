@@ -64,6 +64,8 @@ def test_further_held_out_sets_are_asked_at_the_same_moments_and_resume_exactly(
         assert [e["step"] for e in sets["history"]] == [0, 1, 2, 3, 4]
         assert sets["before"]["step"] == 0 and sets["after"]["step"] == 4
         assert sets["after"]["problems"] == problems
+    page = (run / "report.html").read_text()
+    assert "accuracy of more" in page and "Accuracy on the held-out set more" in page
     manifest = json.loads((run / "evaluations" / "step-000004" / "more" / "manifest.json").read_text())
     assert manifest["data"]["limit"] == 3 and manifest["data"]["fingerprint"]
 
