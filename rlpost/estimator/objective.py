@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rlpost.estimator.actions import OneToken
 from rlpost.estimator.batch import TokenBatch
+from rlpost.estimator.gate import Open
 from rlpost.estimator.granularity import TurnRatio
 from rlpost.estimator.measures import Measures
 from rlpost.estimator.prepared import Prepared, PreparedTerm
@@ -94,6 +95,11 @@ class Objective:
     def value_heads(self) -> tuple[str, ...]:
         """The signals that a critic must give, in its heads' order: () without a critic."""
         return next((term.value_heads for term in self.terms if term.value_heads), ())
+
+    @property
+    def is_gated(self) -> bool:
+        """True when a gate may leave sequences without a weight."""
+        return any(not isinstance(term.gate, Open) for term in self.terms)
 
     @property
     def needs_group(self) -> bool:

@@ -67,6 +67,18 @@ class Prepared:
         """True when some token has a weight and an advantage: without regularisers, all else is idle."""
         return any(bool(((t.advantage_N != 0) & (t.weight_N != 0)).any()) for t in self.terms)
 
+    @property
+    def weighted_S(self) -> Tensor:
+        """int64, the sequences with a weight in some term, in a regulariser or for a critic.
+
+        What a gate has closed has none: it adds exactly nothing to a loss or a gradient.
+        """
+        if self.value_targets:
+            return torch.arange(self.batch.S, device=self.batch.group_S.device)
+        weighted_N = self.trained_N | self.regulariser_N.bool()
+        weighted_S: Tensor = torch.unique(self.batch.sequence_N[weighted_N])
+        return weighted_S
+
     def rows(self, index_S: Tensor) -> Prepared:
         """The sequences `index_S` alone; weights keep the whole batch's denominators."""
         index_N, sequence_N = token_index(self.batch.sequence_N, self.batch.S, index_S)

@@ -164,7 +164,11 @@ def update(
     taken = skipped = 0
     for index_S in prepared.updates():
         part = prepared.rows(index_S)
-        idle = not warming and not objective.regularisers and not part.has_signal
+        if objective.is_gated:
+            # What gates have closed, such as the rollouts of a prompt that learns from its demonstration, is
+            # most of a batch at times, and need not pass through the model.
+            part = part.rows(part.weighted_S)
+        idle = not part.batch.S or not (warming or objective.regularisers or part.has_signal)
         skipped += idle
         if idle and not part.value_targets:
             continue

@@ -22,6 +22,7 @@ RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if not path.name.start
 REAL_MODELS = [
     "qwen3_4b",
     "qwen2.5_math_7b",
+    "qwen2.5_math_7b_hpt",
     "qwen2.5_32b",
     "qwen2.5_7b_search_st_ppo",
     "qwen3_30b_pivotrl",

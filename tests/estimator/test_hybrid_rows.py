@@ -322,6 +322,26 @@ def test_a_gated_prompts_rollouts_are_discarded_but_its_prompt_counts() -> None:
     assert demonstrations.weight_N.tolist() == [0.0] * 4 + [1 / 2 / 2] * 2 + [0.0] * 6
 
 
+@pytest.mark.parametrize("name", HYBRID)
+def test_what_gates_have_closed_may_be_left_out_of_an_update(name: str) -> None:
+    batch, logprob_N = random_batch(2, mixed=True)
+    for spec in ({"base": name}, {"base": name, "kl": 0.1}):
+        objective = build_objective(spec, max_response_tokens=T_MAX)
+        prepared = objective.prepare(batch)
+        part = prepared.rows(prepared.weighted_S)
+        whole, gradient_N = evaluate(objective, prepared, logprob_N)
+        left_N = torch.isin(batch.sequence_N, prepared.weighted_S)
+        output, left_gradient_N = evaluate(objective, part, logprob_N[left_N])
+        assert float(output.loss.detach()) == pytest.approx(float(whole.loss.detach()), abs=1e-12)
+        assert torch.allclose(left_gradient_N, gradient_N[left_N], rtol=0, atol=1e-12)
+        assert (gradient_N[~left_N] == 0).all()
+    assert objective.is_gated == (name in ("rft", "srft", "hpt", "hpt_soft"))
+    if name == "hpt":
+        # Left out: the gated prompt's rollout, the open prompt's demonstration, and what has no token.
+        gone = set(range(batch.S)) - set(prepared.weighted_S.tolist())
+        assert {10, 12} <= gone and 11 not in gone
+
+
 # Compositions.
 
 
