@@ -9,6 +9,7 @@ from rlpost.config.critic_rules import learns_outcomes, stage_critic
 from rlpost.config.dependent import evaluation_environment, known_positions, response_tokens, rows_per_prompt
 from rlpost.config.explain_critic import critic_plan
 from rlpost.config.explain_environment import environment
+from rlpost.config.explain_lora import adapters
 from rlpost.config.explain_runtime import runtime, schedule
 from rlpost.config.held_out import is_judged
 from rlpost.config.rules import reward_name, stage_objective
@@ -56,6 +57,8 @@ def _run(config: RunConfig) -> Iterator[tuple[str, str]]:
     limit = f"the run stops when more than {scoring.max_failure_share:.0%} of a step fail to score"
     every = f"every {count(checkpoint.every, 'step')} and at each stage's end"
     yield "model", _model(config)
+    if config.model.lora is not None:
+        yield "adapters", adapters(config.model.lora, config)
     yield "seed", str(config.seed)
     yield from runtime(config)
     yield "scoring", f"{scorers}; {limit}"

@@ -210,6 +210,18 @@ def test_the_weights_way_to_the_engines_is_named(recipe):
     assert "Ray carries a copy to each engine" in text and "memory;" not in text
 
 
+def test_adapters_and_their_memory_are_in_the_plan(recipe):
+    assert "adapters" not in explain(load_config(recipe))
+    text = explain(load_config(recipe, ["model.lora={}"]))
+    assert "LoRA of rank 16 beside all linear layers of the decoder, scale 32 / 16 = 2;" in text
+    assert "parameters, x" not in text
+    tiny = ["model.init=tiny", "model.lora={rank: 4, rslora: true, target_modules: [q_proj, up_proj]}"]
+    # Per block, q is 128 x 128 and up 128 x 512.
+    assert "4 blocks x 4 x 896 = 14336 parameters, x 16 bytes = 224 KiB" in explain(load_config(recipe, tiny))
+    zero = ["learner.backend=deepspeed", "learner.zero_stage=2", "model.lora={}"]
+    assert "moments and gradients are divided over the 2 ranks" in explain(load_config(recipe, zero))
+
+
 def test_the_configuration_page_is_current(project_root):
     page = project_root / "docs/configuration.md"
     assert page.read_text() == render(), "run `make docs`"

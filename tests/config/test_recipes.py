@@ -71,7 +71,7 @@ def test_a_recipe_in_bfloat16_does_not_ask_its_probes_for_the_precision_of_float
     assert probe_tolerance(config) == (1e-3 if config.model.dtype == "float32" else 0.5)
 
 
-@pytest.mark.parametrize("name", REAL_MODELS)
+@pytest.mark.parametrize("name", [*REAL_MODELS, "qwen2.5_7b_lora"])
 def test_a_real_models_recipe_counts_its_gpus_right(name):
     path = CONFIGS / f"{name}.yaml"
     head = " ".join(line[2:] for line in path.read_text().splitlines()[:2])
