@@ -28,7 +28,7 @@ def stage_critic(stage: StageConfig, objective: Objective) -> CriticConfig | Non
 
 
 def a_critic_is_read(stages: Stages) -> Iterator[Problem]:
-    """Somebody reads its values; a section at the top level is also that of stages without a critic."""
+    """A critic's values are read by the algorithm of its stage, or of another that has the section too."""
     given = [
         (i, stage, value_signals(objective)) for i, stage, objective in stages if stage.critic is not None
     ]
@@ -44,7 +44,7 @@ def a_critic_is_read(stages: Stages) -> Iterator[Problem]:
 
 
 def critic_options_are_read(stages: Stages) -> Iterator[Problem]:
-    """`coefficient` is for a shared backbone, `init` for one of the critic's own, `value_clip` for values."""
+    """`critic.coefficient` is for a shared backbone, `init` for one of its own, `value_clip` for values."""
     for index, stage, objective in stages:
         critic = stage_critic(stage, objective)
         if critic is None:

@@ -37,8 +37,8 @@ def prompts_of_file(data: DataConfig, path: str, columns: Mapping[str, Any]) -> 
         columns: the keys of `data` under which the file is read.
     """
     elsewhere = {"dataset": None, "revision": None, "subset": None, "task": None, "task_options": {}}
-    ours = {"path": path, "limit": None, "demonstration_column": None, **columns}
-    return data.model_copy(update={**elsewhere, **ours})
+    ours = {"path": path, "limit": None, "demonstration_column": None, "rejected_column": None}
+    return data.model_copy(update={**elsewhere, **ours, **columns})
 
 
 def stage_that_samples(config: RunConfig, name: str | None) -> StageConfig | None:
@@ -64,6 +64,14 @@ def response_tokens(stage: StageConfig) -> int:
     return _at_most(
         stage.rollout.max_response_tokens * environment.max_turns + said, environment.max_episode_tokens
     )
+
+
+def learnt_tokens(stage: StageConfig) -> int | None:
+    """The most tokens after a prompt of a batch; None where only the data knows, by its demonstrations."""
+    sampled, limit = response_tokens(stage) if stage.has_rollouts else 0, stage.data.max_demonstration_tokens
+    if not stage.has_demonstrations:
+        return sampled
+    return None if limit is None else max(sampled, limit)
 
 
 def rows_per_prompt(stage: StageConfig) -> int:

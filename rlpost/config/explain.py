@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from rlpost.config.critic_rules import learns_outcomes, stage_critic
-from rlpost.config.dependent import evaluation_environment, known_positions, response_tokens, rows_per_prompt
+from rlpost.config.dependent import evaluation_environment, known_positions, learnt_tokens, rows_per_prompt
 from rlpost.config.explain_critic import critic_plan
 from rlpost.config.explain_environment import environment
 from rlpost.config.explain_lora import adapters
@@ -200,15 +200,15 @@ def _microbatches(stage: StageConfig, config: RunConfig, share: int) -> str:
     """What a rank's share of an update is cut into, as far as lengths are known before the data is read."""
     budget, positions = stage.train.tokens_per_microbatch, known_positions(stage, config)
     whole = f"an update{' and rank' if config.cluster.learner_ranks > 1 else ''}"
-    prompt, response = stage.data.max_prompt_tokens, response_tokens(stage)
-    longest = prompt + response
-    length = f"{prompt} + {response} = {longest} tokens"
-    if stage.has_demonstrations and positions is None:
+    prompt, response = stage.data.max_prompt_tokens, learnt_tokens(stage)
+    if response is None and positions is None:
         return f"micro-batches of {budget} tokens {whole} (demonstrations are as long as the data has them)"
-    if positions is not None and (stage.has_demonstrations or positions < longest):
+    longest = math.inf if response is None else prompt + response
+    length = f"{prompt} + {response} = {longest} tokens"
+    if positions is not None and positions < longest:
         longest, length = positions, f"{positions} tokens, which the model reads"
     # An episode that does not fit goes alone.
-    together = max(1, budget // longest)
+    together = max(1, budget // int(longest))
     return (
         f"at most {count(math.ceil(share / together), 'micro-batch', 'micro-batches')} of {budget} tokens "
         f"{whole} (a sequence has at most {length}, so {together} always fit)"

@@ -41,6 +41,7 @@ SEQUENCE_SIGNALS = frozenset(
 )
 
 Rule = Callable[[RunConfig], Iterator[Problem]]
+ObjectiveRule = Callable[[Iterator[tuple[int, StageConfig, Objective]]], Iterator[Problem]]
 
 
 def check(config: RunConfig) -> list[Problem]:
@@ -187,21 +188,6 @@ def groups_have_two_samples(config: RunConfig) -> Iterator[Problem]:
                 )
 
 
-def algorithms_fit_their_source(config: RunConfig) -> Iterator[Problem]:
-    """See `source_rules`; here because it reads the objectives."""
-    return source_rules.algorithms_fit_their_source(_valid_objectives(config))
-
-
-def pairs_are_compared(config: RunConfig) -> Iterator[Problem]:
-    """See `source_rules`."""
-    return source_rules.pairs_are_compared(_valid_objectives(config))
-
-
-def coefficients_follow_samples(config: RunConfig) -> Iterator[Problem]:
-    """See `source_rules`."""
-    return source_rules.coefficients_follow_samples(_valid_objectives(config))
-
-
 def signals_are_there(config: RunConfig) -> Iterator[Problem]:
     """Every signal that a part of the algorithm reads is one that a run computes."""
     for index, _, objective in _valid_objectives(config):
@@ -216,36 +202,6 @@ def signals_are_there(config: RunConfig) -> Iterator[Problem]:
                     found=", ".join(unknown),
                     needed=f"some of {', '.join(sorted(known))}",
                 )
-
-
-def stale_samples_are_corrected(config: RunConfig) -> Iterator[Problem]:
-    """See `schedule_rules`; here because it reads the objectives."""
-    return schedule_rules.stale_samples_are_corrected(_valid_objectives(config))
-
-
-def a_critic_is_read(config: RunConfig) -> Iterator[Problem]:
-    """A critic's values are read by the algorithm of its stage, or of another that has the section too."""
-    return critic_rules.a_critic_is_read(_valid_objectives(config))
-
-
-def critic_options_are_read(config: RunConfig) -> Iterator[Problem]:
-    """`critic.coefficient` is for a shared backbone, `critic.init` for one of the critic's own."""
-    return critic_rules.critic_options_are_read(_valid_objectives(config))
-
-
-def the_policy_learns_too(config: RunConfig) -> Iterator[Problem]:
-    """The critic's warm-up is shorter than its stage."""
-    return critic_rules.the_policy_learns_too(_valid_objectives(config))
-
-
-def a_teacher_is_there(config: RunConfig) -> Iterator[Problem]:
-    """An algorithm that reads a teacher's log-probs has a teacher, and one that has learnt something."""
-    return teacher_rules.a_teacher_is_there(_valid_objectives(config))
-
-
-def a_teacher_is_read(config: RunConfig) -> Iterator[Problem]:
-    """A teacher is read by the algorithm of its stage, or of another that has the section too."""
-    return teacher_rules.a_teacher_is_read(_valid_objectives(config))
 
 
 def more_processes_need_ray(config: RunConfig) -> Iterator[Problem]:
@@ -267,6 +223,16 @@ def more_processes_need_ray(config: RunConfig) -> Iterator[Problem]:
                 found=f"{stage.rollout.workers} workers with cluster.mode: inline",
                 needed="cluster.mode: ray",
             )
+
+
+def _of_objectives(rule: ObjectiveRule) -> Rule:
+    """A rule that reads the stages' objectives, as one on the configuration."""
+
+    def on_configuration(config: RunConfig) -> Iterator[Problem]:
+        return rule(_valid_objectives(config))
+
+    on_configuration.__doc__ = rule.__doc__
+    return on_configuration
 
 
 RULES: tuple[Rule, ...] = (
@@ -296,19 +262,20 @@ RULES: tuple[Rule, ...] = (
     reward_names_are_unique,
     algorithms_are_valid,
     groups_have_two_samples,
-    algorithms_fit_their_source,
-    pairs_are_compared,
-    coefficients_follow_samples,
+    _of_objectives(source_rules.algorithms_fit_their_source),
+    _of_objectives(source_rules.pairs_are_compared),
+    _of_objectives(source_rules.coefficients_follow_samples),
+    _of_objectives(source_rules.ratios_are_of_samples),
     source_rules.pairs_are_demonstrated,
     signals_are_there,
     source_rules.demonstrations_are_there,
     source_rules.mixed_batches_have_one_temperature,
-    stale_samples_are_corrected,
-    a_critic_is_read,
-    critic_options_are_read,
-    the_policy_learns_too,
-    a_teacher_is_there,
-    a_teacher_is_read,
+    _of_objectives(schedule_rules.stale_samples_are_corrected),
+    _of_objectives(critic_rules.a_critic_is_read),
+    _of_objectives(critic_rules.critic_options_are_read),
+    _of_objectives(critic_rules.the_policy_learns_too),
+    _of_objectives(teacher_rules.a_teacher_is_there),
+    _of_objectives(teacher_rules.a_teacher_is_read),
     schedule_rules.staleness_is_of_rollouts,
     schedule_rules.shared_accelerators_take_turns,
     more_processes_need_ray,

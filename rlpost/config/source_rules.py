@@ -33,7 +33,20 @@ def _rows_read(term: Term) -> set[str]:
     """The kinds of rows that a term asks for by name."""
     if term.compared_with == "all":
         return {"rollouts", "demonstrations"}
-    return {term.rows} - {"all"}
+    return set() if term.rows == "all" else {term.rows}
+
+
+def ratios_are_of_samples(objectives: Iterator[tuple[int, StageConfig, Objective]]) -> Iterator[Problem]:
+    """No ratio to an old policy, or to a sampler's, is formed of a demonstration."""
+    for index, stage, objective in objectives:
+        for term in objective.terms:
+            if stage.source == "both" and term.rows == "all" and term.ratio_signals:
+                yield Problem(
+                    ("stages", index, "algorithm"),
+                    f"term `{term.label}` trains all rows by ratios, and demonstrations have no old policy",
+                    found=f"{term.denominator.formula} with rows: all and source: both",
+                    needed="a term with rows: rollouts, and one with rows: demonstrations",
+                )
 
 
 def coefficients_follow_samples(

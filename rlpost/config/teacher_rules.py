@@ -21,7 +21,7 @@ def reads_teacher(objective: Objective) -> bool:
 
 
 def a_teacher_is_there(stages: Stages) -> Iterator[Problem]:
-    """An algorithm that reads a teacher's log-probs has one, which has learnt something."""
+    """An algorithm that reads a teacher's log-probs has a teacher, and one that has learnt something."""
     for index, stage, objective in stages:
         if not reads_teacher(objective):
             continue
@@ -41,7 +41,7 @@ def a_teacher_is_there(stages: Stages) -> Iterator[Problem]:
 
 
 def a_teacher_is_read(stages: Stages) -> Iterator[Problem]:
-    """Some algorithm reads its log-probs; a section at the top level is also that of stages that do not."""
+    """A teacher is read by the algorithm of its stage, or of another that has the section too."""
     given = [(i, stage, reads_teacher(objective)) for i, stage, objective in stages if stage.teacher]
     if any(read for _, _, read in given):
         return

@@ -85,7 +85,8 @@ def _rejected(row: Row, prompt: object, demonstration: Response, config: DataCon
         raise RowError(
             "conflict", f"rejected {name!r} is the same as {config.demonstration_column!r}: no preference"
         )
-    return rejected
+    shown: Response = rejected
+    return shown
 
 
 def _check(response: object, name: str, chat: bool) -> None:

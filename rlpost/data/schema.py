@@ -23,7 +23,7 @@ _ID_DIGITS = 16
 _USUAL_NAMES = {
     "prompt_column": ("prompt", "question", "problem", "query", "input", "messages", "text"),
     "answer_column": ("answer", "solution", "final_answer", "target", "ground_truth", "label", "output"),
-    "demonstration_column": ("demonstration", "solution", "response", "completion", "chosen", "output"),
+    "demonstration_column": ("demonstration", "solution", "response", "completion", "chosen", "answer"),
     "rejected_column": ("rejected", "rejected_response", "loser"),
     "prefill_column": ("prefill", "prefix"),
     "variant_column": ("variant",),
@@ -106,6 +106,8 @@ def _check_columns(source: Source, config: DataConfig) -> None:
 
 
 def _guess(key: str, config: DataConfig, present: Sequence[str]) -> str | None:
+    if key != "prompt_column":
+        present = [name for name in present if name != config.prompt_column]
     close = nearest(getattr(config, key), present)
     return close or next((name for name in _USUAL_NAMES[key] if name in present), None)
 
@@ -132,7 +134,7 @@ def _check_row(
         id = _own_id(row, config.id_column, place_of_id)
     else:
         id = _content_id(shown.prompt, answer, copies)
-    tools = ()
+    tools: tuple[ToolSchema, ...] = ()
     if config.tools_column is not None:
         tools = check_tools(column(row, config.tools_column), f"column {config.tools_column!r}")
         check_template(f"column {config.tools_column!r}", chat, "tools")

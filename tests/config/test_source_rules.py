@@ -50,6 +50,9 @@ def test_a_step_of_samples_and_demonstrations_is_explained_with_its_arithmetic(r
     assert "demonstrations, each preferred to the response in `bad`" in explain(load(recipe, *PAIRS))
     limit = "data.max_demonstration_tokens=70"
     assert "demonstrations above 70 tokens are an error" in explain(load(recipe, limit))
+    assert "a sequence has at most 100 + 70 = 170 tokens" in explain(load(recipe, limit))
+    shorter = explain(load(recipe, "data.max_demonstration_tokens=30"))
+    assert "a sequence has at most 100 + 50 = 150 tokens" in shorter
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,10 @@ def test_a_step_of_samples_and_demonstrations_is_explained_with_its_arithmetic(r
                 "4 prompts_per_step / 8 updates_per_step = 0.5",
                 "prompts_per_step to 8, or updates_per_step to 4",
             ],
+        ),
+        (
+            ["algorithm={base: grpo, terms: {rollouts: {rows: all}}}"],
+            ["term `all` trains all rows by ratios", "pi_den = pi_old with rows: all"],
         ),
         (["data.rejected_column=bad"], ["rejected_column: bad with source: both", "source: demonstrations"]),
         ([*PAIRS, "data.rejected_column=null"], ["`dpo` compares two responses", "rejected_column: NAME"]),

@@ -184,6 +184,9 @@ def test_a_rejected_response_is_part_of_the_fingerprint(write_rows, tokenizer):
 def test_solutions_of_gsm8k_are_demonstrations(shared_data, tokenizer):
     path = str(shared_data / "gsm8k" / "test.jsonl")
     columns = {"prompt_column": "question", "demonstration_column": "answer"}
+    with pytest.raises(DataError) as caught:
+        load_prompts(DataConfig(path=path, **columns | {"demonstration_column": "solution"}), tokenizer)
+    assert caught.value.details["remedy"] == "data.demonstration_column=answer"
     limits = {"max_demonstration_tokens": 600, "overlong_demonstrations": "drop", "limit": 300}
     prompts = load_prompts(DataConfig(path=path, **columns, **limits), tokenizer)
     counts = prompts.counts
