@@ -73,8 +73,9 @@ def prefixes(
 def holds_answer(text: str, answer: object, problem: str) -> bool:
     """Whether a beginning names the gold answer, as a word or number of its own, and the problem does not.
 
-    Case, white space and the commas of large numbers make no difference. Of a list of answers any one counts;
-    of what is neither text nor a number this says nothing.
+    Case, white space and the commas of large numbers make no difference. Of a list of answers any one counts,
+    of a worked answer what stands behind its last `####`; of what is neither text nor a number this says
+    nothing.
     """
     shown, asked = _plain(text), _plain(problem)
     return any(_stands_in(gold, shown) and not _stands_in(gold, asked) for gold in _spelled(answer))
@@ -103,7 +104,11 @@ def _stops(text: str, boundary: Boundary) -> list[int]:
 
 def _spelled(answer: object) -> list[str]:
     found = answer if isinstance(answer, list) else [answer]
-    known = [_plain(str(a)) for a in found if isinstance(a, str | int | float) and not isinstance(a, bool)]
+    known = [
+        _plain(str(a).rpartition("####")[2])
+        for a in found
+        if isinstance(a, str | int | float) and not isinstance(a, bool)
+    ]
     return [text for text in known if text]
 
 

@@ -59,6 +59,8 @@ def test_lines_and_sentences_end_where_they_end_and_points_between_fall_together
         ("It is NORTH of here", "north", True),
         ("northern", "north", False),
         ("either 3 or 9", ["9", "11"], True),
+        ("so 72 it is", "48 + 24 = 72 #### 72", True),
+        ("so 48 + 24", "48 + 24 = 72 #### 72", False),
         ("nothing here", {"x": 1}, False),
         ("May has 48", "48", False),  # the problem says so itself
     ],
