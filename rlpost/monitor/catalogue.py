@@ -376,8 +376,8 @@ _SIGNAL = (
     Metric(
         "signal/nonzero_response_share",
         "share",
-        "sampled responses with an advantage ≠ 0, before any selection that reads advantages / sampled "
-        "responses (DCPO calls it response utilisation ratio)",
+        "sampled responses with an advantage ≠ 0 in a term whose gate is open to them, before any selection "
+        "that reads advantages / sampled responses (DCPO calls it response utilisation ratio)",
         "near `signal/informative_group_share`, or above it with per-prompt statistics",
     ),
     Metric(

@@ -194,6 +194,16 @@ def test_the_unified_advantage_has_the_published_values() -> None:
     assert found == pytest.approx([1.783368, 0.117493], abs=TOLERANCE)
 
 
+def test_the_common_objective_has_the_published_value_and_slope() -> None:
+    def value(theta: float) -> float:
+        pi = 1 / (1 + math.exp(-theta))
+        divergence = 0.9 * math.log(0.9 / pi) + 0.1 * math.log(0.1 / (1 - pi))
+        return pi - 0.5 * divergence
+
+    assert value(0.3) == pytest.approx(0.444806, abs=TOLERANCE)
+    assert (value(0.3 + 1e-5) - value(0.3 - 1e-5)) / 2e-5 == pytest.approx(0.407237, abs=TOLERANCE)
+
+
 def expected_gradient(
     theta: float, rewards: tuple[float, float], beta: float, mu: float, reference: Callable[[float], float]
 ) -> float:

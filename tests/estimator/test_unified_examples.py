@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from estimator_batches import Given, batch_of, evaluate, with_advantage
@@ -79,6 +81,15 @@ def test_one_token_coefficients_of_further_rows_match(
     prepared = objective.prepare(batch_of([1], old_logprob=[torch.tensor(old).double().log().item()]))
     _, gradient_N = evaluate(objective, prepared, torch.tensor([pi], dtype=torch.float64).log())
     assert -float(gradient_N[0]) == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_cispo_has_the_effective_denominator_of_its_cap() -> None:
+    capped = {"denominator": {"clipped": {"high": 1.2}}, "mask": "keep"}
+    spec = {"base": "grpo", "aggregation": "token_sum", **capped}
+    objective = with_advantage(build_objective(spec), (1.0,))
+    prepared = objective.prepare(batch_of([1], old_logprob=[math.log(0.2)]))
+    _, gradient_N = evaluate(objective, prepared, torch.tensor([0.25], dtype=torch.float64).log())
+    assert 0.25 / -float(gradient_N[0]) == pytest.approx(0.208333, abs=TOLERANCE)
 
 
 def test_k3_towards_a_twice_as_likely_reference_has_loss_coefficient_minus_one() -> None:
