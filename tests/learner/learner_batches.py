@@ -99,7 +99,9 @@ def arguments_of_row(name: str, **changes) -> tuple[ModelInputs, Prepared, Objec
             "reward_part/a": noise_S,
             "reward_part/b": 1.0 - noise_S.square(),
         },
-    ).with_signals(entropy=noise_N, value=noise_N - 0.5, outcome=4.0 * noise_N - 2.0)
+    ).with_signals(
+        entropy=noise_N, value=noise_N - 0.5, outcome=4.0 * noise_N - 2.0, teacher_logprob=noise_N - 6.0
+    )
     if mixed:
         solved_S = (torch.arange(batch.S) % 2 == 1) & (torch.arange(batch.S) >= 5)
         unknown_N = torch.where(batch.spread(shown_S), float("nan"), batch.signals["old_logprob"])
