@@ -8,6 +8,7 @@ from rlpost.config.problems import Problem
 from rlpost.config.schema import RunConfig, StageConfig
 from rlpost.estimator import Objective, Term
 from rlpost.estimator.advantage import Constant
+from rlpost.estimator.gate import PreferredGate
 
 
 def algorithms_fit_their_source(
@@ -91,7 +92,10 @@ def pairs_are_compared(objectives: Iterator[tuple[int, StageConfig, Objective]])
     for index, stage, objective in objectives:
         if stage.has_rollouts:
             continue
-        imitates = any(isinstance(term.advantage, Constant) for term in objective.terms)
+        imitates = any(
+            isinstance(term.advantage, Constant) and not isinstance(term.gate, PreferredGate)
+            for term in objective.terms
+        )
         name, rejected = stage.algorithm["base"], stage.data.rejected_column
         if rejected is None and objective.needs_group:
             yield Problem(
@@ -105,7 +109,8 @@ def pairs_are_compared(objectives: Iterator[tuple[int, StageConfig, Objective]])
                 ("stages", index, "data", "rejected_column"),
                 f"`{name}` would imitate the rejected responses too",
                 found=f"rejected_column: {rejected}",
-                needed="an algorithm that compares the two, such as dpo, or rejected_column: null",
+                needed="an algorithm that compares the two, such as dpo, or gate: preferred on the term that "
+                "imitates, or rejected_column: null",
             )
 
 

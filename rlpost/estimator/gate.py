@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlpost.estimator.batch import TokenBatch
 from rlpost.estimator.measures import Measures
-from rlpost.estimator.segments import sequence_mean
+from rlpost.estimator.segments import Groups, sequence_mean
 
 
 class Gate(Protocol):
@@ -78,6 +78,26 @@ class RewardGate(_Unmeasured):
     def formula(self) -> str:
         sign = ">=" if self.side == "right" else "<"
         return f"1 if R_i {sign} {self.success:g}, else 0"
+
+
+@dataclass(frozen=True)
+class PreferredGate(_Unmeasured):
+    """1 where a sequence has the highest reward of its prompt and the rewards differ, else 0.
+
+    Of a pair of demonstrations the preferred one, and of a group of rollouts the best: what is imitated
+    beside a preference.
+    """
+
+    signals: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        groups = Groups(batch.group_S, batch.reward_S)
+        best_S = groups.value_S == groups.high_G[groups.id_S]
+        return (best_S & groups.informative_G[groups.id_S]).to(torch.float64)
+
+    @property
+    def formula(self) -> str:
+        return "1 if R_i is the prompt's highest and another's is lower, else 0"
 
 
 @dataclass(frozen=True)

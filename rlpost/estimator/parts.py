@@ -39,7 +39,7 @@ from rlpost.estimator.aggregation import (
 from rlpost.estimator.correction import Banded, RatioGate, SelfNormalised, Truncated
 from rlpost.estimator.credit import OutcomeCredit, SignedReward
 from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, ShapedUnit, Unit
-from rlpost.estimator.gate import EntropyWeight, Open, RewardGate
+from rlpost.estimator.gate import EntropyWeight, Open, PreferredGate, RewardGate
 from rlpost.estimator.granularity import ClippedGeometric, SequenceRatio, TokenRatio, TurnRatio
 from rlpost.estimator.mask import (
     Clip,
@@ -136,6 +136,7 @@ PARTS: dict[str, dict[str, type[Any]]] = {
         "pass_rate": PassRateGate,
         "pass_count": PassCountTable,
         "reward": RewardGate,
+        "preferred": PreferredGate,
         "entropy_weight": EntropyWeight,
     },
     "shaping": {

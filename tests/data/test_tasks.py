@@ -78,6 +78,13 @@ def test_addition_answers_are_sums_written_from_the_last_digit():
         assert row["demonstration"] == row["answer"]
 
 
+def test_the_rejected_sum_of_an_addition_forgot_a_carry_or_is_one_too_large():
+    rows = {row["prompt"]: row["rejected"] for row in build_task("addition", {}).rows("train", 0)}
+    assert (rows["58+67="], rows["12+34="]) == ("511", "74")
+    for prompt, rejected in rows.items():
+        assert int(rejected[::-1]) - sum(operands(prompt)) in (-10, 1)
+
+
 def test_the_held_out_additions_never_change():
     assert task_prompts(build_task("addition", {}).rows("test", 0)[:5]) == HELD_OUT_FIRST
     assert list(islice(hashed_indices("x", 10), 10)) != list(range(10))

@@ -560,6 +560,7 @@ def test_every_row_of_the_table_has_a_slow_version_here() -> None:
         "otr",  # test_one_token_examples
         *HYBRID,  # test_hybrid_rows
         "oreal",  # test_outcome_examples
+        "orpo",  # test_preference_variants
         "distil",  # test_teacher_gap
     }
     assert set(PUBLISHED) | elsewhere == set(ALGORITHMS)

@@ -11,7 +11,15 @@ from estimator_batches import batch_of, evaluate
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from rlpost.estimator import ALGORITHMS, CompositionError, Preference, build_objective, preference_loss
+from rlpost.estimator import (
+    ALGORITHMS,
+    CompositionError,
+    Preference,
+    TokenBatch,
+    build_objective,
+    preference_loss,
+)
+from rlpost.estimator.gate import PreferredGate
 
 WON, LOST = [-0.4, -0.9, -1.3], [-0.7, -0.2, -2.0, -0.6, -0.1]
 REFERENCE = [-0.5, -0.8, -1.0, -0.6, -0.6, -1.5, -0.3, -0.2]
@@ -140,3 +148,51 @@ def test_the_odds_of_a_certain_response_are_finite() -> None:
 def test_options_that_would_not_be_read_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(CompositionError, match=message):
         build_objective({"base": "dpo", "advantage": {"preference": options}})
+
+
+def pair(demonstrations: tuple[int, ...] = ()) -> tuple[TokenBatch, Tensor]:
+    """Two responses to a prompt of which the second is preferred, and their log-probs with gradient."""
+    batch = batch_of(
+        [5, 3],
+        rewards=[0, 1],
+        demonstrations=demonstrations,
+        old_logprob=LOST + WON,
+        ref_logprob=REFERENCE,
+    )
+    return batch, torch.tensor(LOST + WON, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("demonstrations", [(), (0, 1)])
+def test_orpo_imitates_the_preferred_response_and_weighs_its_odds(demonstrations: tuple[int, ...]) -> None:
+    batch, logprob_N = pair(demonstrations)
+    lost, won = logprob_N[:5], logprob_N[5:]
+    odds = literal_loss({"score": "odds", "beta": 1.0}, won, lost, won, lost)
+    (expected_N,) = torch.autograd.grad(-won.mean() + 0.1 * odds, logprob_N)
+    objective = build_objective({"base": "orpo"})
+    assert objective.signals == {"old_logprob"}
+    _, gradient_N = evaluate(objective, objective.prepare(batch), logprob_N)
+    assert torch.allclose(gradient_N, expected_N, rtol=0, atol=1e-10)
+
+
+def test_dpo_with_the_likelihood_of_the_preferred_response_is_a_term_more() -> None:
+    batch, logprob_N = pair((0, 1))
+    lost, won = logprob_N[:5], logprob_N[5:]
+    ref_N = torch.tensor(REFERENCE, dtype=torch.float64)
+    loss = literal_loss({}, won, lost, ref_N[5:], ref_N[:5]) - 0.2 * won.mean()
+    (expected_N,) = torch.autograd.grad(loss, logprob_N)
+    imitated = {
+        "advantage": "constant",
+        "denominator": "current",
+        "gate": "preferred",
+        "rows": "all",
+        "aggregation": {"prompt_mean": {"inside": "sequence_mean_token_mean"}},
+        "weight": 0.2,
+    }
+    objective = build_objective({"base": "dpo", "terms": {"preferred": imitated}})
+    _, gradient_N = evaluate(objective, objective.prepare(batch), logprob_N)
+    assert torch.allclose(gradient_N, expected_N, rtol=0, atol=1e-10)
+
+
+def test_only_the_best_of_a_prompt_with_different_rewards_is_preferred() -> None:
+    batch = batch_of([1] * 6, groups=[3, 3, 3, 7, 7, 9], rewards=[1, 0, 1, 0.5, 0.5, 1])
+    assert PreferredGate()(batch).tolist() == [1, 0, 1, 0, 0, 0]

@@ -20,7 +20,9 @@ class Addition(Task):
 
     The problems are all ordered pairs of operands with exactly `digits` digits. 500 of them (a fifth
     where there are fewer than 2,500) are the test split, chosen by a fixed hash; the train split
-    is all others, in an order that the seed decides. `12+34=` and `34+12=` are different problems.
+    is all others, in an order that the seed decides. `12+34=` and `34+12=` are different problems. The
+    column "rejected" has a sum in which the carry of the ones was forgotten, or that is one too large where
+    there is none.
     """
 
     digits: int = Field(default=2, ge=1, le=9)
@@ -74,7 +76,14 @@ class Addition(Task):
         a, b = (self._lowest + part for part in divmod(index, self._operands))
         written = str(a + b)
         answer = written[::-1] if self.reversed else written
-        return {"prompt": f"{a}+{b}=", "answer": answer, "demonstration": answer}
+        carried = a % 10 + b % 10 > 9
+        wrong = str(a + b - 10 if carried else a + b + 1)
+        return {
+            "prompt": f"{a}+{b}=",
+            "answer": answer,
+            "demonstration": answer,
+            "rejected": wrong[::-1] if self.reversed else wrong,
+        }
 
 
 def _distinct(count: int, size: int, seed: int) -> list[int]:

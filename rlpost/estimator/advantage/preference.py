@@ -15,7 +15,7 @@ from rlpost.estimator.segments import Groups, segment_sum, sequence_sum, trained
 
 PreferenceKind = Literal["dpo", "robust", "hinge", "ipo"]
 
-CERTAIN = -1e-6
+CERTAIN = -1e-4
 """The mean log-prob from which a response's odds do not grow further: those of probability 1 are infinite."""
 
 

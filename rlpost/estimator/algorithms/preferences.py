@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from rlpost.estimator.advantage import Preference
+from rlpost.estimator.advantage import Constant, Preference
 from rlpost.estimator.aggregation import PromptMean
 from rlpost.estimator.algorithms.row import Row
 from rlpost.estimator.denominator import Current
+from rlpost.estimator.gate import PreferredGate
 from rlpost.estimator.objective import Objective
 from rlpost.estimator.term import Term
 
@@ -46,5 +47,33 @@ PREFERENCES: dict[str, Row] = {
         source="arXiv 2405.14734, eq. 6",
         certain="loss -log sigmoid(beta mean_w - beta mean_l - gamma), no reference",
         ours="beta = 2, gamma = 1: in the range that the paper searched. Otherwise as dpo",
+    ),
+    "orpo": Row(
+        family="preferences",
+        summary="the better response is imitated, and its odds driven above the other's; no reference",
+        objective=Objective(
+            (
+                Term(
+                    Preference(beta=1.0, score="odds", reference=False),
+                    Current(),
+                    PromptMean("token_sum"),
+                    rows="all",
+                    weight=0.1,
+                    name="odds",
+                ),
+                Term(
+                    Constant(1.0),
+                    Current(),
+                    PromptMean("sequence_mean_token_mean"),
+                    gate=PreferredGate(),
+                    rows="all",
+                    name="preferred",
+                ),
+            )
+        ),
+        source="arXiv 2403.07691, eq. 6 and 7",
+        certain="-mean log pi of the preferred response - lambda log sigmoid(log odds ratio), lambda = 0.1",
+        ours="the prompt's tokens are not imitated; where several samples share the best reward, all are. "
+        "Otherwise as dpo",
     ),
 }
