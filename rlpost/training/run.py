@@ -242,8 +242,7 @@ def run_stages(
         run_stage(run, data, sampling, learner_path)
         learner_path = None
     if learner_path is not None:
-        # All stages are done: what is missing reads the policy alone, so nothing else was started.
-        run.learners.load(learner_path, weights_only=True)
+        run.learners.load(learner_path)
 
 
 def run_stage(run: Run, data: Mapping[str, PromptSet], sampling: Sampling, learner_path: Path | None) -> None:

@@ -1,21 +1,30 @@
 """Stages whose batches hold each prompt's samples and then its demonstration."""
 
 import math
+from dataclasses import replace
 
 import pytest
+import torch
 
 from rlpost.config import stage_objective
+from rlpost.data import PromptSampler
 from rlpost.data.conversation import unsampled
 from rlpost.data.trajectory import Prompt, RewardResult, Trajectory, Turn
+from rlpost.estimator import DropUniform, build_objective
 from rlpost.monitor import read_metrics
 from rlpost.training import replay, train
-from rlpost.training.rounds import Gathered
-from rlpost.training.sources import step_data
+from rlpost.training.recording import read_rollouts
+from rlpost.training.rounds import Gathered, gather
+from rlpost.training.run_directory import RunDirectory
+from rlpost.training.saving import STATE
+from rlpost.training.sources import Demonstrations, step_data
+from rlpost.training.state import RunState
 
 MIXED = (
     "stages.rl.source=both",
-    "stages.rl.algorithm={base: grpo, terms: {demonstrations: {rows: demonstrations, weight: 0.5, "
-    "advantage: constant, denominator: current, aggregation: token_mean}}}",
+    "stages.rl.algorithm={base: grpo, terms: {rollouts: {correction: [{truncated: {}}]}, "
+    "demonstrations: {rows: demonstrations, weight: 0.5, advantage: constant, denominator: current, "
+    "aggregation: token_mean}}}",
 )
 
 
@@ -48,19 +57,78 @@ def test_a_step_holds_every_prompts_scored_samples_and_its_demonstration(small_c
     assert data.metrics["demonstrations/alone"] == 1.0
 
 
+def test_with_refilling_a_prompt_that_is_passed_over_leaves_with_its_demonstration(small_config):
+    stage = small_config(*MIXED).stages[1]
+    prompts = [shown(f"p{i}", 6, 2) for i in range(6)]
+    even = [p.id for p in prompts[::2]]
+    objective = stage_objective(stage)
+    objective = replace(objective, selection=(DropUniform(refill=True, max_rounds=3),))
+
+    def sample(asked):
+        return [t for p in asked for t in said(p, 1.0, 1.0 if p.id in even else 0.0)]
+
+    gathered = gather(PromptSampler(prompts, 2, seed=0), sample, objective, wanted=2)
+    data = step_data(gathered, objective, stage, {}, version=0)
+    assert len(gathered.groups) == 2 and gathered.prompts > 2
+    assert data.batch.demonstration_S.tolist() == [False, False, True] * 2
+    assert not set(data.prompt_ids) & set(even) and len(set(data.prompt_ids)) == 2
+
+
+def test_a_demonstrated_pair_is_never_cut_by_an_update(small_config):
+    stage = small_config().stages[0]
+    turns = [unsampled(ids, "", by_policy=True) for ids in ((6, 2), (7, 7, 2))]
+    pairs = [Prompt(f"p{i}", "", (1,), demonstration=turns[:1], rejected=turns[1:]) for i in range(6)]
+    objective = build_objective({"base": "dpo"})
+    data = Demonstrations(stage).collect(PromptSampler(pairs, 6, seed=0), objective, RunState())
+    assert data.prompt_ids[::2] == data.prompt_ids[1::2] and data.samples == 6
+    assert data.batch.reward_S.tolist() == [1.0, 0.0] * 6
+    known = data.batch.with_signals(
+        **{name: torch.zeros(data.batch.N) for name in ("old_logprob", "ref_logprob")}
+    )
+    prepared = objective.prepare(known, updates=3)
+    assert prepared.update_S.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert not objective.prepare(known.rows(torch.arange(0, 12, 2))).has_signal
+    assert prepared.has_signal
+
+
 @pytest.mark.slow
-def test_a_mixed_stage_learns_from_both_and_is_replayed_exactly(small_config, tmp_path):
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_mixed_stage_learns_from_both_and_is_replayed_exactly(small_config, tmp_path, staleness):
     budget = ("stages.rl.train.steps=3", "evaluation.problems=2", "evaluation.every=0")
-    run = train(small_config(*MIXED, *budget), tmp_path / "run")
+    schedule = (f"stages.rl.train.max_staleness={staleness}", "stages.rl.train.updates_per_step=2")
+    run = train(small_config(*MIXED, *budget, *schedule), tmp_path / "run")
     rows = [row for row in read_metrics(run) if row["stage"] == "rl"]
     assert len(rows) == 3
     for row in rows:
         assert row["rollout/samples"] == 16
+        assert row["demonstrations/rows"] == 4
         assert row["policy/loss/demonstrations"] > 0
-        assert row["policy/trained_tokens/demonstrations"] > 4
+        assert row["policy/trained_tokens/demonstrations"] == row["demonstrations/tokens"] > 4
         assert row["demonstrations/missing"] == row["demonstrations/alone"] == 0
         assert row["mismatch/unknown_tokens"] == 0
-        assert row["mismatch/logprob_gap_max"] < 1e-4
-    replayed = replay(run, 6)
+    assert rows[-1]["rollout/version_lag_max"] == staleness
+    asked = {t.prompt.id for step in (5, 6, 7) for t in read_rollouts(RunDirectory(run).rollouts(step))}
+    state = RunState.load(max((run / "checkpoints").glob("step-*")) / STATE)
+    assert set(state.prompts) == asked
+    assert sum(statistics.samples for statistics in state.prompts.values()) == 3 * 16
+    replayed = replay(run, 6, report=lambda line: None)
     for name in ("policy/loss", "learner/grad_norm", "learner/trained_tokens"):
         assert math.isclose(replayed[name], replayed[f"recorded/{name}"], rel_tol=1e-6)
+
+
+@pytest.mark.slow
+def test_dialogues_are_learnt_beside_the_episodes_of_their_environment(small_config, tmp_path):
+    task = ("data.task=guess", "data.template=chat", "data.max_prompt_tokens=200", "data.answer_column=null")
+    limits = (
+        "rollout.max_response_tokens=8",
+        "model.tiny.max_positions=600",
+        "rewards=[]",
+        "environment=guess",
+    )
+    budget = ("stages.rl.train.steps=1", "stages.warmup.train.steps=1", "train.tokens_per_microbatch=1200")
+    run = train(small_config(*MIXED, *task, *limits, *budget, "evaluation.problems=1"), tmp_path / "run")
+    row = read_metrics(run)[-1]
+    assert row["stage"] == "rl" and row["demonstrations/rows"] == 4
+    assert row["policy/trained_tokens/demonstrations"] == row["demonstrations/tokens"]
+    said_by_others = row["policy/trained_tokens/rollouts"]
+    assert said_by_others > 0 and row["mismatch/unknown_tokens"] == 0
