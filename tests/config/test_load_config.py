@@ -173,7 +173,7 @@ def test_shipped_recipes_load_and_stay_short(project_root):
     recipes = sorted((project_root / "configs").glob("*.yaml"))
     assert len(recipes) >= 4
     for path in recipes:
-        limit = 40 if load_config(path).learner.backend == "torch" else 75
+        limit = 40 if load_config(path).cluster.mode == "inline" else 75
         assert len(path.read_text().splitlines()) < limit, path
 
 
