@@ -55,6 +55,12 @@ def test_a_demonstration_errs_as_often_as_asked_and_goes_on_from_what_it_wrote()
     assert 0.2 < wrong / 1200 < 0.3
 
 
+def test_hard_rows_may_be_shown_with_mistakes_of_their_own():
+    options = {"mistakes": 0.0, "hard_mistakes": 0.9, "hard_share": 0.5, "size": 100}
+    for row in build_task("chain", options).rows("train", 1):
+        assert (row["demonstration"] == row["answer"]) == (row["level"] == "easy")
+
+
 def test_what_one_set_of_options_holds_out_no_other_trains_on():
     held_out = {row["prompt"] for row in build_task("chain", {"steps": 1}).rows("test", 0)}
     trained = build_task("chain", {"steps": 1, "mistakes": 0.5, "size": 1500}).rows("train", 3)

@@ -50,6 +50,8 @@ class Chain(Task):
     """Chance that a row is hard."""
     mistakes: float = Field(default=0.0, ge=0, lt=1)
     """Chance, at each step, that a demonstration has a wrong result."""
+    hard_mistakes: float | None = Field(default=None, ge=0, lt=1)
+    """The same of hard rows; None: as in easy ones."""
     size: int = Field(default=512, ge=1)
     """Rows in the train split."""
     test_size: int = Field(default=128, ge=1)
@@ -92,6 +94,7 @@ class Chain(Task):
 
     def _row(self, generator: np.random.Generator, *, hard: bool) -> dict[str, Any]:
         operators, count = (self.hard_operators, self.hard_steps) if hard else (self.operators, self.steps)
+        chance = self.hard_mistakes if hard and self.hard_mistakes is not None else self.mistakes
         names = generator.permutation(list(ascii_lowercase))[:count].tolist()
         signs = generator.choice(list(operators), count).tolist()
         first, *digits = generator.integers(0, self.base, count + 1).tolist()
@@ -99,9 +102,7 @@ class Chain(Task):
         return {
             "prompt": f"{first}" + "".join(f"{name}{sign}{digit}" for name, sign, digit in steps) + "=",
             "answer": worked(first, steps, self.base, [0] * count),
-            "demonstration": worked(
-                first, steps, self.base, slips(generator, count, self.base, self.mistakes)
-            ),
+            "demonstration": worked(first, steps, self.base, slips(generator, count, self.base, chance)),
             "level": "hard" if hard else "easy",
         }
 
