@@ -77,6 +77,7 @@ def budget_text(config: RunConfig, skip: int = 0) -> list[str]:
         samples = train.steps * train.prompts_per_step * train.samples_per_prompt
         updates = train.steps * train.updates_per_step
         what = "samples" if stage.has_rollouts else "demonstrations"
+        what += " and a demonstration of each prompt" if stage.source == "both" else ""
         lines.append(
             f"stage {stage.name}: {train.steps} steps x {train.prompts_per_step} prompts x "
             f"{train.samples_per_prompt} = {samples:,} {what}, {updates:,} updates"

@@ -34,6 +34,19 @@ def further_sets_have_plain_names(config: RunConfig) -> Iterator[Problem]:
             )
 
 
+def long_demonstrations_have_a_limit(config: RunConfig) -> Iterator[Problem]:
+    """`overlong_demonstrations` says what becomes of those above `max_demonstration_tokens`."""
+    for index, stage in enumerate(config.stages):
+        data = stage.data
+        if data.overlong_demonstrations != "error" and data.max_demonstration_tokens is None:
+            yield Problem(
+                ("stages", index, "data", "overlong_demonstrations"),
+                "no demonstration is overlong without a limit",
+                found=f"overlong_demonstrations: {data.overlong_demonstrations}",
+                needed="`max_demonstration_tokens: TOKENS` beside it",
+            )
+
+
 def tools_come_from_one_place(config: RunConfig) -> Iterator[Problem]:
     """A stage's tools are its environment's, or stand in `data.tools_column`."""
     for index, stage in enumerate(config.stages):

@@ -245,9 +245,11 @@ def _further_work(stage: StageConfig, objective: Objective) -> Iterator[tuple[st
 def _budget(stage: StageConfig) -> str:
     train = stage.train
     prompts = train.steps * train.prompts_per_step
+    samples = [count(prompts * train.samples_per_prompt, "sample")] if stage.has_rollouts else []
+    if stage.has_demonstrations:
+        samples.append(count(prompts, "demonstration" if stage.data.rejected_column is None else "pair"))
     return (
-        f"{count(train.steps, 'step')}, {count(prompts, 'prompt')}, "
-        f"{count(prompts * train.samples_per_prompt, 'sample')}, "
+        f"{count(train.steps, 'step')}, {count(prompts, 'prompt')}, {', '.join(samples)}, "
         f"{count(train.steps * train.updates_per_step, 'update')}; epochs depend on the data's size"
     )
 

@@ -35,6 +35,13 @@ def pivots_are_for_a_stage(config: RunConfig) -> Iterator[Problem]:
             "a stage without `environment`, with `rewards` that compare with the expert's action",
             "rewards: functional_action",
         )
+    elif stage.has_demonstrations:
+        yield Problem(
+            ("pivots", "stage"),
+            f"stage `{stage.name}` learns from demonstrations too, and pivots have none",
+            f"source: {stage.source}",
+            "a stage with source: rollouts",
+        )
 
 
 def pivots_are_chosen_between_steps(config: RunConfig) -> Iterator[Problem]:

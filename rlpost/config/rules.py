@@ -241,6 +241,7 @@ RULES: tuple[Rule, ...] = (
     data_rules.evaluations_take_no_broken_row,
     data_rules.further_sets_have_plain_names,
     data_rules.tools_come_from_one_place,
+    data_rules.long_demonstrations_have_a_limit,
     data_rules.a_prefill_begins_what_is_sampled,
     size_rules.updates_divide_samples,
     size_rules.every_rank_has_a_sequence,

@@ -52,7 +52,12 @@ CHARTS = (
         smooth=False,
     ),
     Chart("Loss", (("policy/loss", "loss"),), "loss"),
-    Chart("Entropy", (("policy/entropy", "entropy"),), "nats per token"),
+    Chart(
+        "Entropy",
+        (("policy/entropy", "of what is sampled"), ("demonstrations/entropy", "on demonstrations")),
+        "nats per token",
+    ),
+    Chart("Log-prob of demonstrations", (("demonstrations/logprob_mean", "mean"),), "nats per token"),
     Chart(
         "Response length",
         (("rollout/response_tokens_mean", "mean"), ("rollout/response_tokens_max", "longest")),

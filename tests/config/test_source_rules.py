@@ -46,6 +46,7 @@ def test_a_step_of_samples_and_demonstrations_is_explained_with_its_arithmetic(r
     assert "and the demonstration of each prompt that has one, worth a reward of 1" in plan
     assert "4 prompts x (2 samples + 1 demonstration) = 12 sequences" in plan
     assert "1 update of 12 sequences" in plan
+    assert "100 steps, 400 prompts, 800 samples, 400 demonstrations, 100 updates" in plan
     assert "4 prompts x 2 responses = 8 sequences" in explain(load(recipe, *PAIRS))
     assert "demonstrations, each preferred to the response in `bad`" in explain(load(recipe, *PAIRS))
     limit = "data.max_demonstration_tokens=70"
@@ -69,6 +70,8 @@ def test_a_step_of_samples_and_demonstrations_is_explained_with_its_arithmetic(r
         (["algorithm=sft"], ["`sft` learns from demonstrations", "found:  source: both"]),
         (["rollout.temperature=0.7"], ["temperature: 0.7 with source: both", "rollout.temperature: 1.0"]),
         (["data.demonstration_column=null"], ["no column holds them"]),
+        (["data.overlong_demonstrations=drop"], ["max_demonstration_tokens: TOKENS"]),
+        (["pivots={trajectories: [a.jsonl]}"], ["pivots have none", "found:  source: both"]),
         (["rewards=[]"], ["nothing rewards them"]),
         (["train.samples_per_prompt=1"], ["at least 2"]),
         (
