@@ -20,9 +20,11 @@ from rlpost.doctor.environments import open_one
 from rlpost.doctor.machine import output_checks
 from rlpost.errors import RlpostError
 from rlpost.models import load_tokenizer
+from rlpost.models.teacher import check_teacher
 from rlpost.scoring import Scorer
 from rlpost.scoring.canary import Trial
 from rlpost.training.stage_data import check_demonstrations, load_with_environment
+from rlpost.training.teachers import teachers
 from rlpost.versions import OK
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ def examine_recipe(config: RunConfig, limit: int | None = None) -> Iterator[Find
         yield Finding("data and rewards", None, "prompts cannot be made without the tokenizer")
         return
     yield Finding("tokenizer", True, f"{config.model.init}: {len(tokenizer):,} tokens")
+    yield from _teachers(config)
     loaded: list[tuple[DataSet, PromptSet]] = []
     for data in data_sets(config, limit):
         name = f"data of {' and '.join(data.readers)}"
@@ -107,6 +110,17 @@ def examine_recipe(config: RunConfig, limit: int | None = None) -> Iterator[Find
         loaded.append((data, prompts))
     yield from _environments([pair for pair in loaded if pair[0].scored or not pair[0].learnt], tokenizer)
     yield from _rewards(config, [pair for pair in loaded if pair[0].scored])
+
+
+def _teachers(config: RunConfig) -> Iterator[Finding]:
+    """Whether each teacher is there, and reads tokens as the policy does."""
+    for name, teacher in teachers(config):
+        try:
+            check_teacher(config.model, teacher)
+        except RlpostError as error:
+            yield Finding(name, False, str(error))
+        else:
+            yield Finding(name, True, f"{teacher.init}: the policy's tokens, under the same ids")
 
 
 def _environments(

@@ -28,10 +28,19 @@ def check_teacher(policy: ModelConfig, teacher: TeacherConfig) -> None:
     """Make sure that the teacher gives log-probs of what the policy samples.
 
     Raises:
-        ConfigError: it cannot be loaded, or a token of the policy is another or none to it.
+        ConfigError: its tokenizer cannot be loaded, or a token of the policy is another or none to it.
     """
     config = teacher_model_config(policy, teacher)
-    differing = _differences(load_tokenizer(policy), load_tokenizer(config))
+    try:
+        theirs = load_tokenizer(config)
+    except ConfigError as error:
+        raise ConfigError(
+            "the teacher cannot be loaded",
+            where="teacher.init",
+            found=f"{teacher.init}: {str(error).splitlines()[0]}",
+            needed="a Hugging Face id, or a local model directory such as the policy/ of another run",
+        ) from error
+    differing = _differences(load_tokenizer(policy), theirs)
     if differing:
         raise ConfigError(
             "the teacher does not read the policy's tokens as the policy does",

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rlpost.config import stage_objective
-from rlpost.config.schema import RunConfig
+from rlpost.config.schema import RunConfig, TeacherConfig
 from rlpost.config.teacher_rules import reads_teacher
 from rlpost.models.teacher import check_teacher, teacher_fingerprint
+
+
+def teachers(config: RunConfig) -> Iterator[tuple[str, TeacherConfig]]:
+    """Every stage's teacher, by words that name the stage."""
+    for stage in config.stages:
+        if stage.teacher is not None and reads_teacher(stage_objective(stage)):
+            yield f"teacher of stage {stage.name}", stage.teacher
 
 
 def examine_teachers(config: RunConfig) -> dict[str, str]:
@@ -15,9 +24,7 @@ def examine_teachers(config: RunConfig) -> dict[str, str]:
         ConfigError: a teacher cannot be loaded, or does not read the policy's tokens as the policy does.
     """
     found = {}
-    for stage in config.stages:
-        if stage.teacher is not None and reads_teacher(stage_objective(stage)):
-            check_teacher(config.model, stage.teacher)
-            name = f"teacher of stage {stage.name}"
-            found[name] = teacher_fingerprint(config.model, stage.teacher)
+    for name, teacher in teachers(config):
+        check_teacher(config.model, teacher)
+        found[name] = teacher_fingerprint(config.model, teacher)
     return found

@@ -82,5 +82,5 @@ def test_a_teacher_must_read_tokens_as_the_policy_does(saved, tmp_path):
     with pytest.raises(ConfigError) as error:
         check_teacher(policy, TeacherConfig(init=str(tmp_path)))
     assert f"2 of {known} tokens differ, such as {one!r}, which is" in str(error.value)
-    with pytest.raises(ConfigError, match="cannot be loaded"):
+    with pytest.raises(ConfigError, match="the teacher cannot be loaded"):
         check_teacher(policy, TeacherConfig(init=str(tmp_path / "nothing")))
