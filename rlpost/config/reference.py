@@ -77,10 +77,12 @@ def _algorithm() -> str:
             "Any part can be changed, with its options: `{base: grpo, mask: {clip: {high: 0.28}}}`.",
             "`shaping` is a list that is added to the row's own; `kl` and `entropy` are coefficients.",
             "",
-            "An objective of several terms is changed term by term: `{base: hpt, terms: {demonstrations: {weight:",
-            "0.3}}}`. Beside the parts a term has `weight`, `rows` (`rollouts`, `demonstrations` or `all`) and",
-            "`compared_with` (`own` or `all` rows, over which advantages are formed). A name that the row does not",
-            "have adds a term, which needs `advantage`, `denominator` and `aggregation`; null takes a term away.",
+            "An objective of several terms is changed term by term: "
+            "`{base: hpt, terms: {demonstrations: {weight: 0.3}}}`.",
+            "Beside the parts a term has `weight`, `rows` (`rollouts`, `demonstrations` or `all`) and",
+            "`compared_with` (`own` or `all` rows, over which advantages are formed). A name that the row",
+            "does not have adds a term, which needs `advantage`, `denominator` and `aggregation`; null takes",
+            "a term away.",
             "",
             "A part may be a class of your own, a frozen dataclass with what its axis asks for: "
             "`advantage: {my_parts.py:MedianCentred: {scale: 2.0}}`.",

@@ -99,24 +99,29 @@ def collate_demonstrations(prompts: Sequence[Prompt], reward: float = 1.0) -> tu
     without = next((prompt for prompt in prompts if prompt.demonstration is None), None)
     if without is not None:
         raise ValueError(f"prompt {without.id!r} has no demonstration")
-    return collate_rows([row for prompt in prompts for row in demonstrated_rows(prompt, reward)])
+    rows = [row for prompt in prompts for row in demonstrated_rows(prompt, reward)]
+    return collate_rows(rows, sampled=False)
 
 
-def collate_rows(rows: Sequence[BatchRow]) -> tuple[ModelInputs, TokenBatch]:
+def collate_rows(rows: Sequence[BatchRow], *, sampled: bool = True) -> tuple[ModelInputs, TokenBatch]:
     """What was sampled and what was demonstrated, as one ragged batch in the given order.
 
     `turn_N` is the index of a token's turn in its row, observations counted; they are not in `mask_N`, nor is
     what the assistant did not say in a demonstrated dialogue.
 
-    With any row that was sampled there is the signal "behaviour_logprob": the sampler's log-probs, NaN where
-    nothing was sampled, as on all tokens of a demonstration. Where some turn before the last has a
-    reward of its own there is the signal "token_reward", float32: each turn's reward on its last token.
-    `reward_S` is the whole reward all the same, those included.
+    The signal "behaviour_logprob" has the sampler's log-probs, NaN where nothing was sampled, as on all
+    tokens of a demonstration. Where some turn before the last has a reward of its own there is the signal
+    "token_reward", float32: each turn's reward on its last token. `reward_S` is the whole reward all the
+    same, those included.
+
+    Args:
+        sampled: the rows are of a step that sampled, though perhaps none of its samples is left; otherwise
+            there is no "behaviour_logprob".
     """
     dialogues = [row.turns for row in rows]
     inputs, mask_N, turn_N = _laid_out(rows)
     signals = {}
-    if not rows or not all(row.demonstration for row in rows):
+    if sampled:
         signals["behaviour_logprob"] = torch.tensor(
             [logprob for turns in dialogues for turn in turns for logprob in turn.logprobs],
             dtype=torch.float32,

@@ -76,7 +76,7 @@ class Demonstrations:
         prompts = sampler.next_batch()
         reward = self.stage.data.demonstration_reward
         rows = [row for prompt in prompts for row in demonstrated_rows(prompt, reward)]
-        inputs, batch = collate_rows(rows)
+        inputs, batch = collate_rows(rows, sampled=False)
         metrics = {"data/prompts": float(len(prompts))}
         ids = [row.prompt.id for row in rows]
         return StepData(inputs, batch, ids, len(prompts), metrics, sampler.state_dict(), sampler.epoch)

@@ -1,5 +1,6 @@
 """Stages whose batches hold each prompt's samples and then its demonstration."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from rlpost.config import stage_objective
 from rlpost.data import PromptSampler
 from rlpost.data.conversation import unsampled
 from rlpost.data.trajectory import Prompt, RewardResult, Trajectory, Turn
+from rlpost.doctor.recipe import data_sets
 from rlpost.estimator import DropUniform, build_objective
 from rlpost.monitor import read_metrics
 from rlpost.training import replay, train
@@ -18,6 +20,7 @@ from rlpost.training.rounds import Gathered, gather
 from rlpost.training.run_directory import RunDirectory
 from rlpost.training.saving import STATE
 from rlpost.training.sources import Demonstrations, step_data
+from rlpost.training.stage_data import data_metrics, load_stages
 from rlpost.training.state import RunState
 
 MIXED = (
@@ -55,6 +58,38 @@ def test_a_step_holds_every_prompts_scored_samples_and_its_demonstration(small_c
     assert data.samples == 4
     assert data.metrics["demonstrations/missing"] == 1.0
     assert data.metrics["demonstrations/alone"] == 1.0
+
+
+def test_a_step_of_which_no_sample_could_be_scored_learns_from_its_demonstrations(small_config):
+    stage = small_config(*MIXED).stages[1]
+    prompts = [shown("a", 6, 2), shown("b", 7, 7, 2)]
+    sampled = [t for prompt in prompts for t in said(prompt, None, None)]
+    data = step_data(Gathered(2, sampled, members=prompts), stage_objective(stage), stage, {}, version=0)
+    assert data.batch.signal("behaviour_logprob").isnan().all()
+    assert data.metrics["demonstrations/alone"] == 2 and data.metrics["rollout/dropped_samples"] == 4
+    objective = stage_objective(stage)
+    prepared = objective.prepare(data.batch.with_signals(old_logprob=torch.zeros(5)))
+    weight_N = objective.coefficients(torch.zeros(5), prepared)
+    assert weight_N.tolist() == pytest.approx([-0.5 / 5] * 5)
+
+
+def test_prompts_without_a_demonstration_are_loaded_for_mixed_stages_alone(
+    small_config, tiny_tokenizer, tmp_path
+):
+    rows = [{"prompt": f"{i}+1=", "answer": str(i + 1), "shown": None if i % 2 else "2"} for i in range(6)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = ("data.task=null", f"data.path={path}", "data.limit=null", "data.demonstration_column=shown")
+    config = small_config(*MIXED, *source, "data.max_broken_share=0.5")
+    data = load_stages(config, tiny_tokenizer)
+    assert len(data["warmup"]) == 3 and len(data["rl"]) == 6
+    assert data_metrics(data["warmup"])["data/rows_broken"] == 3
+    metrics = data_metrics(data["rl"])
+    assert metrics["data/rows_broken"] == 0 and metrics["data/demonstrations_missing"] == 3
+    assert [(s.readers, s.mixed) for s in data_sets(config, None)[:2]] == [
+        (("stage warmup",), False),
+        (("stage rl",), True),
+    ]
 
 
 def test_with_refilling_a_prompt_that_is_passed_over_leaves_with_its_demonstration(small_config):
