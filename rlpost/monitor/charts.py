@@ -52,6 +52,16 @@ CHARTS = (
         smooth=False,
     ),
     Chart("Loss", (("policy/loss", "loss"),), "loss"),
+    Chart("Preference loss", (("preference/loss", "mean over pairs"),), "loss"),
+    Chart(
+        "Pairs whose better response is preferred", (("preference/accuracy", "pairs"),), "share", percent=True
+    ),
+    Chart(
+        "Log-prob of pairs",
+        (("preference/chosen_logprob", "better"), ("preference/rejected_logprob", "worse")),
+        "nats per response",
+    ),
+    Chart("Distance to the teacher", (("distil/reverse_kl", "reverse KL"),), "nats per token"),
     Chart(
         "Entropy",
         (("policy/entropy", "of what is sampled"), ("demonstrations/entropy", "on demonstrations")),

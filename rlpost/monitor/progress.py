@@ -121,8 +121,10 @@ class Progress:
         stage.metrics = metrics
         if "reward/mean" in metrics:
             stage.rewards.append(metrics["reward/mean"])
-        if "policy/loss" in metrics:
-            stage.losses.append(metrics["policy/loss"])
+        # Of pairs the paper's loss: a surrogate's value says nothing about them.
+        loss = metrics.get("preference/loss", metrics.get("policy/loss"))
+        if loss is not None:
+            stage.losses.append(loss)
         if self._live is None:
             every = max(1, stage.steps // LINES_PER_STAGE)
             if stage.done % every == 0 or stage.done in (1, stage.steps):
