@@ -139,8 +139,7 @@ class Objective:
 
         Args:
             batch: everything that was sampled in a step, all ranks together.
-            updates: optimizer updates the kept sequences are divided into, in order; fewer when
-                there are fewer sequences, so that none is empty.
+            updates: optimizer updates the kept sequences are divided into; see `updates_of`.
         """
         gates = [term.gate(batch) for term in self.terms]
         gated = sum((term.gate.measures(batch) for term in self.terms), Measures())
@@ -176,8 +175,7 @@ class Objective:
     def _weigh(self, left: Narrowed, gates: list[Tensor], reward_S: Tensor, updates: int) -> Prepared:
         """Fix the weights of what the selections left."""
         kept = left.batch
-        position_S = torch.arange(kept.S, device=left.index_S.device)
-        update_S = position_S * min(updates, kept.S) // max(kept.S, 1)
+        update_S = updates_of(kept, updates)
         terms = []
         measures = Measures()
         regulated_S = torch.zeros_like(kept.demonstration_S)
@@ -299,6 +297,21 @@ class Objective:
         through = "the score" if self.actions is not None else through
         lines.append(f"loss_t = - m_t A_t exp(log pi_t - log pi_den,t), gradient through {through}")
         return "\n".join(lines)
+
+
+def updates_of(batch: TokenBatch, updates: int) -> Tensor:
+    """The optimizer update of each sequence, int64 [S], ascending from 0: equal parts, in order.
+
+    Fewer than `updates` when there are fewer sequences, so that none is empty. Where demonstrations are in
+    the batch, neighbouring rows of one prompt stay together, so parts may be unequal.
+    """
+    position_S = torch.arange(batch.S, device=batch.group_S.device)
+    if bool(batch.demonstration_S.any()):
+        _, owner_S, size_P = torch.unique_consecutive(batch.group_S, return_inverse=True, return_counts=True)
+        position_S = (size_P.cumsum(0) - size_P)[owner_S]
+    part_S = position_S * min(updates, batch.S) // max(batch.S, 1)
+    update_S: Tensor = torch.unique_consecutive(part_S, return_inverse=True)[1]
+    return update_S
 
 
 def _stream(term: Term, logprob_N: Tensor, score_N: Tensor | None, batch: TokenBatch) -> Tensor:

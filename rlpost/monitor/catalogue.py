@@ -98,13 +98,13 @@ _DEMONSTRATIONS = (
     Metric(
         "demonstrations/logprob_mean",
         "nats",
-        "mean over these tokens of log π_θ",
+        "mean over these tokens of log π_θ; without the rows that gates have closed",
         "rises towards 0 while they are learnt; far below −1 they are unlike what the policy says",
     ),
     Metric(
         "demonstrations/entropy",
         "nats",
-        "mean over these tokens of −Σ_v π(v) log π(v)",
+        "mean over the same of −Σ_v π(v) log π(v)",
         "falls while they are learnt",
     ),
     Metric(
@@ -616,7 +616,7 @@ _POLICY = (
     Metric(
         "policy/entropy",
         "nats",
-        "mean over the batch's sampled tokens of −Σ_v π(v) log π(v), at the sampling temperature",
+        "mean over the sampled tokens of an update of −Σ_v π(v) log π(v), at the sampling temperature",
         "falls slowly; a fast fall to 0 ends exploration, a rise means noise",
     ),
     Metric(
@@ -645,7 +645,7 @@ _POLICY = (
     Metric(
         "policy/kl_ref_k3",
         "nats",
-        "mean over the batch's sampled tokens of exp(−l) − 1 + l with l = log π_θ − log π_ref",
+        "mean over the sampled tokens of an update of exp(−l) − 1 + l with l = log π_θ − log π_ref",
         "grows slowly; above 1 the policy has left its reference",
         high=10,
     ),

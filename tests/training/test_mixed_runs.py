@@ -109,6 +109,23 @@ def test_with_refilling_a_prompt_that_is_passed_over_leaves_with_its_demonstrati
     assert not set(data.prompt_ids) & set(even) and len(set(data.prompt_ids)) == 2
 
 
+def test_a_prompts_samples_and_its_demonstration_stay_in_one_update_when_others_lack_theirs(small_config):
+    stage = small_config(*MIXED).stages[1]
+    prompts = [shown("a", 6, 2), Prompt("b", "", (1,)), Prompt("c", "", (1,)), shown("d", 7, 2)]
+    groups = [said(prompt, 0.0, 1.0) for prompt in prompts]
+    sampled = [t for group in groups for t in group]
+    objective = stage_objective(stage)
+    gathered = Gathered(4, sampled, sampled, groups, members=prompts)
+    batch = step_data(gathered, objective, stage, {}, version=0).batch
+    known = batch.with_signals(old_logprob=torch.zeros(batch.N))
+    # Of ten rows five would be half of them, and the border inside of the group of b.
+    assert batch.group_S.tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3, 3]
+    assert objective.prepare(known, updates=2).update_S.tolist() == [0] * 5 + [1] * 5
+    assert objective.prepare(known, updates=3).update_S.tolist() == [0] * 5 + [1] * 2 + [2] * 3
+    assert objective.prepare(known, updates=10).update_S.tolist() == batch.group_S.tolist()
+    assert objective.prepare(known.rows(torch.arange(0)), updates=2).update_S.tolist() == []
+
+
 def test_a_demonstrated_pair_is_never_cut_by_an_update(small_config):
     stage = small_config().stages[0]
     turns = [unsampled(ids, "", by_policy=True) for ids in ((6, 2), (7, 7, 2))]
