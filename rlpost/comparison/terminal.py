@@ -67,22 +67,12 @@ def progress_line(number: int, of: int, outcome: Outcome) -> str:
 
 
 def closing_tables(results: Results, console: Console) -> None:
-    """Two tables for each task: what was reached, and by which means."""
+    """For each task: what was reached, a table for each set of held-out problems, and by which means."""
     n = len(results.seeds)
     for task in results.tasks:
-        compared = [m for m in task.measures if m.is_compared]
+        for name in ("", *task.others):
+            _print_reached(console, task, name, n)
         beside = [m for m in task.measures if m.key in BESIDE]
-        first, failed = task.arms[0].name, any(arm.failures for arm in task.arms)
-        reached = [m.title for m in compared]
-        against = [f"{title} - {first}" for title in reached]
-        rows = [
-            [cell(arm, m, interval=True) for m in compared]
-            + [difference(arm, m) for m in compared]
-            + ([f"{len(arm.failures)} of {n}"] if failed else [])
-            for arm in task.arms
-        ]
-        title = f"{task.name}: mean over seeds ± 95 % interval, n = {n}"
-        _print_table(console, title, task, [*reached, *against, *(["failed"] if failed else [])], rows)
         rows = [[cell(arm, m, interval=False) for m in beside] for arm in task.arms]
         _print_table(console, f"{task.name}: how", task, [m.title for m in beside], rows)
     if n > 1:
@@ -90,6 +80,22 @@ def closing_tables(results: Results, console: Console) -> None:
     else:
         note = "One seed has no interval: add --seeds 3 or more."
     console.print(note, highlight=False)
+
+
+def _print_reached(console: Console, task: TaskResult, name: str, n: int) -> None:
+    """Accuracy and pass@k on one set of held-out problems; "" is the main one."""
+    compared = [m for m in task.measures if m.is_compared and m.key.partition("/")[2] == name]
+    first, failed = task.arms[0].name, any(arm.failures for arm in task.arms)
+    titles = [m.title for m in compared]
+    rows = [
+        [cell(arm, m, interval=True) for m in compared]
+        + [difference(arm, m) for m in compared]
+        + ([f"{len(arm.failures)} of {n}"] if failed else [])
+        for arm in task.arms
+    ]
+    headings = [*titles, *(f"{title} - {first}" for title in titles), *(["failed"] if failed else [])]
+    title = f"{task.name}{name and f', {name}'}: mean over seeds ± 95 % interval, n = {n}"
+    _print_table(console, title, task, headings, rows)
 
 
 def _print_table(

@@ -78,3 +78,33 @@ def test_every_arm_with_a_critic_starts_where_the_others_and_grpo_do():
     plan = make_plan([LAB / "lookup_ppo.yaml"], arms_file=LAB / "arms_turns.yaml")
     (task,) = plan.tasks
     assert [arm.name for arm in task.arms] == ["ppo", "turn-ppo", "s-ppo", "st-ppo"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "start", "arms", "names"),
+    [
+        ("shift_sums", "shift_start", "supervised", ("sft", "dft", "otr")),
+        ("hard_mixed", "hard_start", "hybrid", ("hpt", "sft", "grpo", "sft-then-grpo", "luffy", "srft")),
+        ("hard_only", "hard_start", "hard", ("grpo", "grpo+pope", "oreal")),
+    ],
+)
+def test_arms_with_demonstrations_start_from_one_policy_and_are_judged_on_the_same_sets(
+    recipe, start, arms, names
+):
+    different = arms != "supervised"
+    arms_file = LAB / f"arms_{arms}.yaml"
+    (task,) = make_plan([LAB / f"{recipe}.yaml"], arms_file=arms_file, different_budgets=different).tasks
+    assert tuple(arm.name for arm in task.arms) == names
+    limit = load_config(LAB / f"{start}.yaml").model.tiny.max_positions
+    for arm in task.arms:
+        assert arm.config.model.init == f"runs/{start}/policy"
+        assert arm.config.evaluation == task.arms[0].config.evaluation and arm.config.evaluation.others
+        updates = sum(stage.train.steps * stage.train.updates_per_step for stage in arm.config.stages)
+        first = task.arms[0].config.stages[0].train
+        assert updates == first.steps * first.updates_per_step
+        for stage in arm.config.stages:
+            assert stage.data.max_prompt_tokens + stage.rollout.max_response_tokens <= limit
+            if stage.data.task == "chain":
+                rows = build_task("chain", stage.data.task_options).rows("train", 0)
+                assert max(len(row["prompt"]) for row in rows) <= stage.data.max_prompt_tokens
+                assert max(len(row["answer"]) for row in rows) < stage.rollout.max_response_tokens
