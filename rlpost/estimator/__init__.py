@@ -46,7 +46,7 @@ from rlpost.estimator.compose import build_objective
 from rlpost.estimator.correction import Banded, RatioGate, SelfNormalised, Truncated
 from rlpost.estimator.credit import OutcomeCredit, SignedReward
 from rlpost.estimator.denominator import Behaviour, Clipped, Current, Old, ShapedUnit, Unit
-from rlpost.estimator.gate import AllGates, EntropyWeight, Open, RewardGate
+from rlpost.estimator.gate import AllGates, EntropyWeight, Open, PreferredGate, RewardGate
 from rlpost.estimator.granularity import ClippedGeometric, SequenceRatio, TokenRatio, TurnRatio
 from rlpost.estimator.mask import (
     AllOf,
@@ -144,6 +144,7 @@ __all__ = [
     "PassCountTable",
     "PassRateGate",
     "Preference",
+    "PreferredGate",
     "Prepared",
     "PreparedTerm",
     "PromptMean",
