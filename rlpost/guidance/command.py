@@ -100,7 +100,7 @@ class _Work:
         if self.config.cluster.threads is not None:
             torch.set_num_threads(self.config.cluster.threads)
         self.tokenizer = load_tokenizer(self.config.model)
-        plain = self.data.model_copy(update={"demonstration_column": None})
+        plain = self.data.model_copy(update={"demonstration_column": None, "rejected_column": None})
         self.prompts = load_prompts(plain, self.tokenizer, seed=self.config.seed)
         for remark in self.prompts.remarks:
             self._say(remark)
