@@ -242,7 +242,8 @@ def run_stages(
         run_stage(run, data, sampling, learner_path)
         learner_path = None
     if learner_path is not None:
-        run.learners.load(learner_path)
+        # All stages are done: what is missing reads the policy alone, so nothing else was started.
+        run.learners.load(learner_path, weights_only=True)
 
 
 def run_stage(run: Run, data: Mapping[str, PromptSet], sampling: Sampling, learner_path: Path | None) -> None:
