@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("transformers", "ray", "vllm", "deepspeed")
+HEAVY = ("transformers", "ray", "vllm", "deepspeed", "peft")
 LIGHT = ("import rewards", "import rlpost.config", "import rlpost.estimator", "import rlpost.evaluation")
 
 

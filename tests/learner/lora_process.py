@@ -66,8 +66,8 @@ def what_it_came_to(learner, rank, world_size, folder, half):
     learner.start_stage(SETTINGS, True)
     learner.load(half)
     facts["resumed"] = steps(range(HALF, STEPS))
-    for kind, plan in PLANS.items():
-        learner.start_stage(SETTINGS, False, plan)
+    for kind in ("own", "shared"):
+        learner.start_stage(SETTINGS, False, PLANS[kind])
         facts[kind] = [learner.update(*own(ppo_arguments(n)), values_only=n == 0) for n in range(3)]
     return facts
 
