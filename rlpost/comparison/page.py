@@ -97,7 +97,10 @@ def _how_to_read(results: Results) -> str:
 def _task(task: TaskResult, seeds: int, drawn: int) -> tuple[str, int]:
     """The part about a task, and how many charts the page has after it."""
     budget = [f"shared, trained once a seed: {line}" for line in task.shared]
-    budget += [f"each run: {line}" for line in task.budget]
+    if task.budget_differences:
+        budget += [f"{arm.name}: {line}" for arm in task.arms for line in arm.budget]
+    else:
+        budget += [f"each run: {line}" for line in task.budget]
     budget += [f"besides the algorithm, the arms differ in {line}" for line in task.varied]
     lines = "".join(f"<li>{escape(line)}</li>" for line in budget)
     charts, drawn = _charts(task, drawn)

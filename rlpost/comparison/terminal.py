@@ -47,7 +47,10 @@ def _task_lines(task: Task) -> list[str]:
     budget = budget_text(task.arms[0].config)
     lines = [f"task {task.name}", f"  arms      {', '.join(names)}; differences are to {names[0]}"]
     lines += [f"  shared    {line}; trained once a seed" for line in budget[: task.shared]]
-    lines += [f"  each run  {line}" for line in budget[task.shared :]]
+    arms = {arm.name: arm for arm in task.arms} if task.differences else {"each run": task.arms[0]}
+    width = max(9, *map(len, arms))
+    for name, arm in arms.items():
+        lines += [f"  {name:{width}} {line}" for line in budget_text(arm.config, task.shared)]
     lines += [f"  differ in {line}" for line in task.varied]
     lines += [f"  warning: budgets differ: {line}" for line in task.differences]
     return lines
