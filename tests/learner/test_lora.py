@@ -59,6 +59,7 @@ def plain_logprobs(model) -> torch.Tensor:
     return Policy(model).all_logprobs(model_inputs(), 1.0, 10_000)[0]
 
 
+@pytest.mark.slow
 def test_the_gradient_of_every_row_is_that_of_the_whole_weights_seen_through_the_factors():
     trained = stirred(learner())
     whole = TorchLearner(MODEL, train(), seed=0)
