@@ -168,6 +168,11 @@ def _check_rows(term: Term) -> None:
             "`compared_with: all` puts demonstrations into the groups of rollouts, which needs an advantage "
             "that compares rewards alone"
         )
+    if term.compared_with == "all" and isinstance(term.advantage, GDPO):
+        raise CompositionError(
+            "advantage `gdpo` compares the parts of the reward, of which a demonstration has none; use "
+            "another advantage, or `compared_with: own`"
+        )
     alone = term.rows == "demonstrations" and term.compared_with == "own"
     if alone and not isinstance(term.advantage, Constant | Preference):
         raise CompositionError(

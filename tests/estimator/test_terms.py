@@ -74,6 +74,10 @@ def test_several_gates_multiply() -> None:
         ({"x": "constant"}, "needed a mapping, or null"),
         ({"rollouts": None}, "no term is left"),
         ({"x": {**IMITATE, "compared_with": "all"}}, "advantage that compares rewards"),
+        (
+            {"x": {**IMITATE, "advantage": "gdpo", "compared_with": "all"}},
+            "of which a demonstration has none",
+        ),
         ({"x": {**IMITATE, "actions": "one_token", "denominator": "unit"}}, "no ratio to an old policy"),
         (
             {
