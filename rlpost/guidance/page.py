@@ -11,7 +11,7 @@ from rlpost.evaluation.profiles import Profile
 from rlpost.guidance.outcome import Outcome
 from rlpost.guidance.tables import POINT_HEADINGS, fate_rows, left_out, percent, point_rows
 from rlpost.guidance.walk import Choice, passes
-from rlpost.monitor.page import card, page, section, table
+from rlpost.monitor.page import card, page, said, section, table, to_be_looked_at
 
 EXAMPLES, CHARACTERS_SHOWN = 6, 1200
 STYLE = """<style>
@@ -43,7 +43,7 @@ def guidance_page(
         STYLE,
         f"<header><h1>{escape(title)}</h1><p>{escape(_headline(outcome, provenance))}</p></header>",
         _cards(outcome),
-        _warnings([*outcome.warnings, *remarks]),
+        to_be_looked_at([*outcome.warnings, *remarks], "Nothing unusual."),
         section("What became of the problems", _fates(outcome)),
         section("Beginnings of solutions", _points(outcome)),
         section("Examples", _examples(outcome, profiles)),
@@ -75,13 +75,6 @@ def _cards(outcome: Outcome) -> str:
         + card("mean guidance", percent(mean), "of a solution's tokens")
         + "</div>"
     )
-
-
-def _warnings(lines: Sequence[str]) -> str:
-    if not lines:
-        return '<p class="calm">Nothing unusual.</p>'
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<div class="warnings"><strong>To be looked at</strong><ul>{items}</ul></div>'
 
 
 def _fates(outcome: Outcome) -> str:
@@ -137,8 +130,4 @@ def _right(profile: Profile, success: float) -> str | None:
 
 
 def _said(who: str, text: str, kind: str = "said") -> str:
-    hidden = f" ... ({len(text):,} characters)" if len(text) > CHARACTERS_SHOWN else ""
-    return (
-        f'<div class="{kind}"><small>{escape(who)}</small>'
-        f"<pre>{escape(text[:CHARACTERS_SHOWN] + hidden)}</pre></div>"
-    )
+    return said(who, text, kind, most=CHARACTERS_SHOWN)

@@ -79,3 +79,17 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def to_be_looked_at(lines: Sequence[str], calm: str) -> str:
+    """What is unusual, or that nothing is; all plain text."""
+    if not lines:
+        return f'<p class="calm">{escape(calm)}</p>'
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<div class="warnings"><strong>To be looked at</strong><ul>{items}</ul></div>'
+
+
+def said(who: str, text: str, kind: str = "said", *, most: int) -> str:
+    """Who said what, cut to `most` characters; all plain text."""
+    cut = text if len(text) <= most else f"{text[:most]} ... ({len(text):,} characters)"
+    return f'<div class="{kind}"><small>{escape(who)}</small><pre>{escape(cut)}</pre></div>'

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from rlpost.evaluation.profiles import Fate
-from rlpost.monitor.page import card, page, section, table
+from rlpost.monitor.page import card, page, said, section, table, to_be_looked_at
 from rlpost.pivots.cut import Candidate
 from rlpost.pivots.selection import Selection, Tried
 from rlpost.pivots.tables import BINS, FATES, HEADINGS, by_depth, histogram, left_out, percent, source_rows
@@ -38,7 +38,7 @@ def pivots_page(
         STYLE,
         f"<header><h1>{escape(title)}</h1><p>{escape(_headline(provenance))}</p></header>",
         _cards(selection),
-        _warnings([*selection.warnings, *remarks]),
+        to_be_looked_at([*selection.warnings, *remarks], "Every source has pivots."),
         section("What became of the turns", _sources(selection)),
         section("Mean reward of the turns", _legend() + _chart(selection, float(provenance["threshold"]))),
         section("By depth in the dialogue", _depths(selection)),
@@ -69,13 +69,6 @@ def _cards(selection: Selection) -> str:
         + card("drawn at random", f"{len(selection.random):,}", "random.jsonl, to compare with")
         + "</div>"
     )
-
-
-def _warnings(lines: Sequence[str]) -> str:
-    if not lines:
-        return '<p class="calm">Every source has pivots.</p>'
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<div class="warnings"><strong>To be looked at</strong><ul>{items}</ul></div>'
 
 
 def _sources(selection: Selection) -> str:
@@ -180,10 +173,7 @@ def _kind(reward: float | None) -> str:
 
 
 def _said(who: str, text: str, kind: str) -> str:
-    cut = (
-        text if len(text) <= CHARACTERS_SHOWN else f"{text[:CHARACTERS_SHOWN]} ... ({len(text):,} characters)"
-    )
-    return f'<div class="{kind}"><small>{escape(who)}</small><pre>{escape(cut)}</pre></div>'
+    return said(who, text, kind, most=CHARACTERS_SHOWN)
 
 
 def _spoken(message: Mapping[str, Any]) -> str:
