@@ -9,8 +9,8 @@ them compute gradients of the hidden states (or of the backbone) and of the head
 
 | variant   | what it computes                                                                            |
 |-----------|---------------------------------------------------------------------------------------------|
-| sft       | `rlpost.learner.fused_head`: log-probs of the demonstrated tokens, and the entropy          |
-| otr       | `rlpost.learner.one_token_head`: the same, and scores of K = 256 draws a token              |
+| sft       | `heads.fused_head` of the learner: log-probs of the demonstrated tokens, and the entropy    |
+| otr       | `heads.one_token_head` of the learner: the same, and scores of K = 256 draws a token        |
 | otr-exact | the same with the expectation over the whole vocabulary in the place of draws               |
 | otr-naive | logits [N, V] at once, log_softmax, multinomial from softmax(logits / kappa), gather        |
 
@@ -42,7 +42,7 @@ GIB = 2**30
 
 
 def sft(hidden_ND: torch.Tensor, weight_VD: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
-    from rlpost.learner.fused_head import head_logprobs
+    from rlpost.learner.heads.fused_head import head_logprobs
 
     return head_logprobs(hidden_ND, weight_VD, target_N)[0]
 
@@ -51,8 +51,8 @@ def otr(
     hidden_ND: torch.Tensor, weight_VD: torch.Tensor, target_N: torch.Tensor, form: str = "sampled"
 ) -> torch.Tensor:
     from rlpost.estimator import OneToken
-    from rlpost.learner.one_token_head import Rollouts, one_token_scores
-    from rlpost.learner.token_draws import token_keys
+    from rlpost.learner.heads.one_token_head import Rollouts, one_token_scores
+    from rlpost.learner.heads.token_draws import token_keys
 
     seeds_S = torch.arange(SEQUENCES, dtype=torch.float64)
     keys_N = token_keys(seeds_S, torch.arange(len(target_N)) * SEQUENCES // len(target_N))

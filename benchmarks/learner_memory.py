@@ -11,7 +11,7 @@ and of the weight, in float32.
 |---------------|-----------------------------------------------------------------------------------|
 | naive         | logits = hidden @ weight.T / temperature, log_softmax, gather                     |
 | naive+entropy | the same, and the entropy as a metric: logsumexp - sum(softmax * logits)          |
-| fused         | `rlpost.learner.fused_head`: the same log-probs, and the entropy always           |
+| fused         | `rlpost.learner.heads.fused_head`: the same log-probs, and the entropy always           |
 
 Memory is the resident set's high-water mark (VmHWM, reset just before the pass) less the resident set
 before the pass, in which hidden states, weight and targets already are. "peak" is that number; it holds the
@@ -55,7 +55,7 @@ def naive_entropy(hidden_ND: torch.Tensor, weight_VD: torch.Tensor, target_N: to
 
 def fused(hidden_ND: torch.Tensor, weight_VD: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
     sys.path.insert(0, str(ROOT))
-    from rlpost.learner.fused_head import head_logprobs
+    from rlpost.learner.heads.fused_head import head_logprobs
 
     return head_logprobs(hidden_ND, weight_VD, target_N, temperature=TEMPERATURE)[0]
 

@@ -12,20 +12,20 @@ from torch import Tensor, nn
 from rlpost.config.schema import LearnerConfig, ModelConfig, TeacherConfig, TrainConfig
 from rlpost.data.collate import ModelInputs
 from rlpost.learner.critic import Critic, CriticPlan
-from rlpost.learner.critic_model import critic_model_config, load_critic_model
-from rlpost.learner.deepspeed_critic import DeepSpeedCritic
-from rlpost.learner.deepspeed_engine import ZeroEngine
-from rlpost.learner.deepspeed_runtime import FrozenEngine, parameter_divider, settings_of_deepspeed
-from rlpost.learner.divided_model import Divide, Plan, fill, load_divided
-from rlpost.learner.divided_state import DividedState
+from rlpost.learner.critic.deepspeed_critic import DeepSpeedCritic
+from rlpost.learner.critic.model import critic_model_config, load_critic_model
+from rlpost.learner.critic.shared_critic import SharedCritic
+from rlpost.learner.critic.value_network import ValueNetwork, value_head
+from rlpost.learner.heads.one_token_head import Rollouts
 from rlpost.learner.microbatch import BLANK
-from rlpost.learner.one_token_head import Rollouts
 from rlpost.learner.policy import Policy
 from rlpost.learner.policy_state import device_of
 from rlpost.learner.rank_learner import RankLearner
 from rlpost.learner.ranks import Ranks
-from rlpost.learner.shared_critic import SharedCritic
-from rlpost.learner.value_network import ValueNetwork, value_head
+from rlpost.learner.zero.divided_model import Divide, Plan, fill, load_divided
+from rlpost.learner.zero.divided_state import DividedState
+from rlpost.learner.zero.engine import ZeroEngine
+from rlpost.learner.zero.runtime import FrozenEngine, parameter_divider, settings_of_deepspeed
 from rlpost.models import Adapter, build_shell, load_model
 
 if TYPE_CHECKING:

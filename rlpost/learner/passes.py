@@ -14,9 +14,9 @@ from rlpost.config.schema import TrainConfig
 from rlpost.data.collate import ModelInputs
 from rlpost.estimator import Measures, Objective, Prepared
 from rlpost.estimator.one_token import one_token_measures
+from rlpost.learner.heads.one_token_head import Rollouts
 from rlpost.learner.local_update import LocalUpdate, on_cpu
 from rlpost.learner.microbatch import BLANK, cut, oversized
-from rlpost.learner.one_token_head import Rollouts
 from rlpost.learner.policy import Policy
 from rlpost.learner.ranks import Ranks
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from rlpost.data.collate import ModelInputs
 from rlpost.errors import ConfigError, DataError
 from rlpost.learner.backbone import checkpoint_layers, hidden_states, proof_inputs
-from rlpost.learner.fused_head import head_logprobs
+from rlpost.learner.heads.fused_head import head_logprobs
+from rlpost.learner.heads.one_token_head import Rollouts, one_token_scores
 from rlpost.learner.microbatch import Layout, cut, lay_out
-from rlpost.learner.one_token_head import Rollouts, one_token_scores
 from rlpost.learner.packed_attention import use_packed_attention
 
 if TYPE_CHECKING:

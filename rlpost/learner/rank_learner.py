@@ -16,7 +16,7 @@ from rlpost.data.collate import ModelInputs
 from rlpost.errors import NonFiniteError
 from rlpost.estimator import Objective, Prepared
 from rlpost.learner.critic import Critic, CriticPlan, load_critic
-from rlpost.learner.critic_report import critic_report
+from rlpost.learner.critic.report import critic_report
 from rlpost.learner.learner_state import (
     OPTIMIZER,
     REFERENCE,

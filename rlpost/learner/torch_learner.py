@@ -13,8 +13,11 @@ from torch import Tensor
 from rlpost.config.schema import ModelConfig, TeacherConfig, TrainConfig
 from rlpost.data.collate import ModelInputs
 from rlpost.learner.critic import Critic, CriticPlan
-from rlpost.learner.critic_model import load_critic_model
-from rlpost.learner.one_token_head import Rollouts
+from rlpost.learner.critic.model import load_critic_model
+from rlpost.learner.critic.shared_critic import PlainPasses, SharedCritic
+from rlpost.learner.critic.torch_critic import TorchCritic
+from rlpost.learner.critic.value_network import ValueNetwork, value_head
+from rlpost.learner.heads.one_token_head import Rollouts
 from rlpost.learner.optimizer import (
     build_optimizer,
     clip_gradients,
@@ -27,9 +30,6 @@ from rlpost.learner.optimizer import (
 from rlpost.learner.policy import Policy
 from rlpost.learner.rank_learner import RankLearner
 from rlpost.learner.ranks import Ranks
-from rlpost.learner.shared_critic import PlainPasses, SharedCritic
-from rlpost.learner.torch_critic import TorchCritic
-from rlpost.learner.value_network import ValueNetwork, value_head
 from rlpost.weights.transfer import policy_tensors
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from rlpost.data.conversation import unsampled
 from rlpost.data.trajectory import Prompt
 from rlpost.estimator import build_objective
 from rlpost.learner import TorchLearner
-from rlpost.learner.fused_head import head_logprobs
+from rlpost.learner.heads.fused_head import head_logprobs
 from rlpost.models import load_model
 
 pytestmark = [

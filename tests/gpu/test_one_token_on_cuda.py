@@ -8,8 +8,8 @@ from rlpost.data.collate import ModelInputs
 from rlpost.estimator import OneToken, TokenBatch, build_objective
 from rlpost.estimator.one_token import expected_loss
 from rlpost.learner import TorchLearner
-from rlpost.learner.one_token_head import Rollouts, one_token_scores
-from rlpost.learner.token_draws import token_keys
+from rlpost.learner.heads.one_token_head import Rollouts, one_token_scores
+from rlpost.learner.heads.token_draws import token_keys
 
 pytestmark = [
     pytest.mark.gpu,

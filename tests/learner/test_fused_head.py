@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlpost.learner.fused_head import head_logprobs
+from rlpost.learner.heads.fused_head import head_logprobs
 
 TOKENS, COLUMNS, WIDTH = 7, 300, 5  # 300 columns are three blocks at the narrowest width
 

@@ -7,11 +7,11 @@ import torch
 
 from rlpost.estimator import OneToken
 from rlpost.estimator.one_token import expected_gradient, expected_loss, grouped_loss
-from rlpost.learner.fused_head import head_logprobs
-from rlpost.learner.logit_blocks import HeadSettings, LogitBlocks, summarise
-from rlpost.learner.one_token_draws import draw_misses
-from rlpost.learner.one_token_head import Rollouts, one_token_scores
-from rlpost.learner.token_draws import token_keys, uniforms
+from rlpost.learner.heads.fused_head import head_logprobs
+from rlpost.learner.heads.logit_blocks import HeadSettings, LogitBlocks, summarise
+from rlpost.learner.heads.one_token_draws import draw_misses
+from rlpost.learner.heads.one_token_head import Rollouts, one_token_scores
+from rlpost.learner.heads.token_draws import token_keys, uniforms
 
 TOKENS, COLUMNS, WIDTH = 7, 300, 5  # 300 columns are three blocks at the narrowest width
 TARGET = torch.tensor([0, 127, 128, 255, 256, 299, 42])

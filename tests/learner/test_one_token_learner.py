@@ -9,7 +9,7 @@ from learner_batches import MODEL, arguments_of_row, flat_gradient, model_inputs
 from rlpost.estimator import build_objective
 from rlpost.estimator.one_token import expected_loss, sampled_loss
 from rlpost.learner import TorchLearner
-from rlpost.learner.token_draws import token_keys, uniforms
+from rlpost.learner.heads.token_draws import token_keys, uniforms
 from rlpost.models import load_model
 
 EXACT = {"actions": {"one_token": {"form": "exact", "miss": -0.3}}}

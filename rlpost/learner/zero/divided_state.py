@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from rlpost.learner.deepspeed_engine import ZeroEngine
 from rlpost.learner.learner_state import MOMENTS
 from rlpost.learner.ranks import Ranks
+from rlpost.learner.zero.engine import ZeroEngine
 from rlpost.models import Adapter
 from rlpost.weights.transfer import policy_tensors
 

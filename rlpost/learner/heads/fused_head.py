@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlpost.learner.logit_blocks import HeadSettings, LogitBlocks, locate, logit_gradient, summarise
+from rlpost.learner.heads.logit_blocks import HeadSettings, LogitBlocks, locate, logit_gradient, summarise
 
 
 def head_logprobs(

@@ -15,8 +15,8 @@ from rlpost.config.schema import CriticConfig, TrainConfig
 from rlpost.data.collate import ModelInputs
 from rlpost.errors import CheckpointError
 from rlpost.estimator import Measures, Prepared
-from rlpost.learner.critic_state import OPTIMIZER, WEIGHTS, save_critic, saved_critic
-from rlpost.learner.head_loss import HeadLoss, head_loss
+from rlpost.learner.critic.losses import HeadLoss, head_loss
+from rlpost.learner.critic.state import OPTIMIZER, WEIGHTS, save_critic, saved_critic
 from rlpost.learner.learner_state import read_tensors, saved_tensors
 from rlpost.learner.local_update import on_cpu
 from rlpost.learner.microbatch import BLANK, cut

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from rlpost.estimator import OneToken
-from rlpost.learner.logit_blocks import LogitBlocks
-from rlpost.learner.token_draws import uniforms
+from rlpost.learner.heads.logit_blocks import LogitBlocks
+from rlpost.learner.heads.token_draws import uniforms
 
 CHUNK_DRAWS = 2**18
 """Draws whose random numbers are made at once: hashing needs some copies of them, 2 MiB each."""

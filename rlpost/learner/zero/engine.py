@@ -18,8 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rlpost.config.schema import LearnerConfig, TrainConfig
-from rlpost.learner.deepspeed_runtime import FrozenEngine, Root, join, settings_of_deepspeed, whole_shape
 from rlpost.learner.optimizer import build_optimizer, configure_optimizer, gradient_norm, set_learning_rate
+from rlpost.learner.zero.runtime import FrozenEngine, Root, join, settings_of_deepspeed, whole_shape
 
 
 class ZeroEngine:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from rlpost.config.schema import TrainConfig
 from rlpost.data.collate import ModelInputs
-from rlpost.learner.critic import Critic, CriticPlan
-from rlpost.learner.deepspeed_engine import ZeroEngine
-from rlpost.learner.divided_state import DividedState
+from rlpost.learner.critic.critic import Critic, CriticPlan
+from rlpost.learner.critic.value_network import ValueNetwork
 from rlpost.learner.ranks import Ranks
-from rlpost.learner.value_network import ValueNetwork
+from rlpost.learner.zero.divided_state import DividedState
+from rlpost.learner.zero.engine import ZeroEngine
 
 
 class DeepSpeedCritic(Critic):

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from rlpost.config.schema import TrainConfig
 from rlpost.data.collate import ModelInputs
-from rlpost.learner.critic import CriticPlan
+from rlpost.learner.critic.critic import CriticPlan
+from rlpost.learner.critic.torch_critic import WholeCritic
 from rlpost.learner.policy import Policy
 from rlpost.learner.ranks import Ranks
-from rlpost.learner.torch_critic import WholeCritic
 
 
 class Passes(Protocol):

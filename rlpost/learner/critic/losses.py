@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlpost.estimator import Measures, Prepared, TokenBatch, clipped_value_loss
 from rlpost.estimator.outcome import outcome_logits, outcome_loss
-from rlpost.learner.critic_report import value_measures
+from rlpost.learner.critic.report import value_measures
 
 OUTCOME = "outcome"
 """The head of a token reward model."""

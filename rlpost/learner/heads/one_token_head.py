@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rlpost.estimator import Objective, OneToken, Prepared
-from rlpost.learner.logit_blocks import (
+from rlpost.learner.heads.logit_blocks import (
     HeadSettings,
     LogitBlocks,
     Summary,
@@ -23,8 +23,8 @@ from rlpost.learner.logit_blocks import (
     logit_gradient,
     summarise,
 )
-from rlpost.learner.one_token_draws import Misses, draw_misses
-from rlpost.learner.token_draws import token_keys
+from rlpost.learner.heads.one_token_draws import Misses, draw_misses
+from rlpost.learner.heads.token_draws import token_keys
 
 
 @dataclass(frozen=True)

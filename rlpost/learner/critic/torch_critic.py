@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from rlpost.config.schema import TrainConfig
 from rlpost.data.collate import ModelInputs
 from rlpost.estimator import Measures
-from rlpost.learner.critic import Critic, CriticPlan
+from rlpost.learner.critic.critic import Critic, CriticPlan
+from rlpost.learner.critic.value_network import ValueNetwork
 from rlpost.learner.optimizer import (
     build_optimizer,
     clip_gradients,
@@ -21,7 +22,6 @@ from rlpost.learner.optimizer import (
     set_moments,
 )
 from rlpost.learner.ranks import Ranks
-from rlpost.learner.value_network import ValueNetwork
 
 
 class WholeCritic(Critic):

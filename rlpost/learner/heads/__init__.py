@@ -1,0 +1,1 @@
+"""From hidden states to log-probs, entropies and scores, with one block of logits in memory at a time."""

@@ -1,0 +1,1 @@
+"""DeepSpeed's ZeRO: its engine, and models and optimizer state that are divided over the ranks."""
