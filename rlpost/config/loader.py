@@ -9,11 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlpost.config import yaml_text
-from rlpost.config.critic_rules import stage_critic
 from rlpost.config.overrides import apply_override
 from rlpost.config.plugins import forget_parts, with_absolute_parts
 from rlpost.config.problems import Problem, describe, from_pydantic, to_error
 from rlpost.config.rules import check, stage_objective
+from rlpost.config.rules.critic_rules import stage_critic
 from rlpost.config.schema import RunConfig
 from rlpost.config.stages import dotted, merge, misplaced, origin, unseen, write_out
 from rlpost.config.yaml_text import Document, KeyPath

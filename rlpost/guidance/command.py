@@ -12,7 +12,7 @@ import torch
 
 from rlpost.benchmarking.profiling import refuse_failures, sampling_record, start_profiler
 from rlpost.config.dependent import prompts_of_file, training_data
-from rlpost.config.guidance_rules import guidance_data, guidance_stage
+from rlpost.config.rules.guidance_rules import guidance_data, guidance_stage
 from rlpost.config.schema import DataConfig, GuidanceConfig, RunConfig, StageConfig
 from rlpost.data import Prompt, PromptSet, load_prompts
 from rlpost.data.templates import PromptEncoder

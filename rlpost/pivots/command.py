@@ -12,7 +12,7 @@ import torch
 
 from rlpost.benchmarking.profiling import refuse_failures, sampling_record, start_profiler
 from rlpost.config.dependent import training_data
-from rlpost.config.pivot_rules import pivot_stage
+from rlpost.config.rules.pivot_rules import pivot_stage
 from rlpost.config.schema import DataConfig, PivotsConfig, RunConfig, StageConfig
 from rlpost.data import PromptSet, load_prompts
 from rlpost.errors import DataError, UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rlpost.config.engine_rules import VLLM_TEMPERATURES
+from rlpost.config.rules.engine_rules import VLLM_TEMPERATURES
 from rlpost.data.trajectory import FinishReason
 from rlpost.errors import ConfigError, WeightTransferError
 from rlpost.rollout.engine import Sample, SampleRequest

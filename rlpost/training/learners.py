@@ -11,9 +11,9 @@ from torch import Tensor
 
 from rlpost.cluster import ActorGroup
 from rlpost.config import stage_objective
-from rlpost.config.critic_rules import stage_critic
+from rlpost.config.rules.critic_rules import stage_critic
+from rlpost.config.rules.teacher_rules import reads_teacher
 from rlpost.config.schema import StageConfig
-from rlpost.config.teacher_rules import reads_teacher
 from rlpost.data.collate import ModelInputs
 from rlpost.estimator import Objective, Prepared, TokenBatch, token_index
 from rlpost.learner.critic import CriticPlan

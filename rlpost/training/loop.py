@@ -13,7 +13,7 @@ from itertools import compress
 import torch
 
 from rlpost.config import stage_objective
-from rlpost.config.critic_rules import stage_critic
+from rlpost.config.rules.critic_rules import stage_critic
 from rlpost.config.schema import RunConfig, StageConfig
 from rlpost.data import PromptSampler, PromptSet
 from rlpost.estimator import Objective, Prepared

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlpost.config.dependent import training_data
-from rlpost.config.pivot_rules import pivot_stage
+from rlpost.config.rules.pivot_rules import pivot_stage
 from rlpost.config.schema import PivotsConfig, ReprofileConfig, RunConfig, StageConfig
 from rlpost.data import Prompt, PromptSet, load_prompts
 from rlpost.evaluation import SampleSource

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlpost.config import stage_objective
+from rlpost.config.rules.teacher_rules import reads_teacher
 from rlpost.config.schema import RunConfig, TeacherConfig
-from rlpost.config.teacher_rules import reads_teacher
 from rlpost.models.teacher import check_teacher, teacher_fingerprint
 
 

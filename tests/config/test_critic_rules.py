@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlpost.config import dump_config, explain, load_config, stage_objective
-from rlpost.config.critic_rules import stage_critic
+from rlpost.config.rules.critic_rules import stage_critic
 from rlpost.config.schema import CriticConfig
 from rlpost.errors import ConfigError
 

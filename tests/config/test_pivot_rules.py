@@ -4,7 +4,7 @@ import pytest
 
 from rlpost.config import dump_config, explain, load_config
 from rlpost.config.dependent import evaluation_environment
-from rlpost.config.pivot_rules import pivot_stage
+from rlpost.config.rules.pivot_rules import pivot_stage
 from rlpost.errors import ConfigError
 
 RECIPE = """

@@ -14,7 +14,7 @@ from rlpost.cli import app
 from rlpost.cluster.placement import bundles
 from rlpost.config import load_config
 from rlpost.config.dependent import probe_tolerance
-from rlpost.config.explain_runtime import accelerators
+from rlpost.config.explain.runtime import accelerators
 from rlpost.rollout.task import sampling_settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"

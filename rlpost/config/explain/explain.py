@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from rlpost.config.critic_rules import learns_outcomes, stage_critic
 from rlpost.config.dependent import evaluation_environment, known_positions, learnt_tokens, rows_per_prompt
-from rlpost.config.explain_critic import critic_plan
-from rlpost.config.explain_environment import environment
-from rlpost.config.explain_lora import adapters
-from rlpost.config.explain_runtime import runtime, schedule
+from rlpost.config.explain.critic import critic_plan
+from rlpost.config.explain.environment import environment
+from rlpost.config.explain.lora import adapters
+from rlpost.config.explain.runtime import runtime, schedule
 from rlpost.config.held_out import is_judged
 from rlpost.config.rules import reward_name, stage_objective
+from rlpost.config.rules.critic_rules import learns_outcomes, stage_critic
 from rlpost.config.schema import DataConfig, RunConfig, StageConfig
 from rlpost.config.words import count, listed
 from rlpost.estimator import Objective

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlpost.config.critic_rules import learns_outcomes
+from rlpost.config.rules.critic_rules import learns_outcomes
 from rlpost.config.schema import CriticConfig, RunConfig, StageConfig
 from rlpost.config.words import count
 from rlpost.estimator import Objective

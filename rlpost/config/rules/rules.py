@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import rewards
-from rlpost.config import (
+from rlpost.config.dependent import sampled_tokens
+from rlpost.config.held_out import configured_sets, is_judged
+from rlpost.config.plugins import load_parts
+from rlpost.config.problems import Problem
+from rlpost.config.rules import (
     critic_rules,
     data_rules,
     engine_rules,
@@ -22,10 +26,6 @@ from rlpost.config import (
     teacher_rules,
     transport_rules,
 )
-from rlpost.config.dependent import sampled_tokens
-from rlpost.config.held_out import configured_sets, is_judged
-from rlpost.config.plugins import load_parts
-from rlpost.config.problems import Problem
 from rlpost.config.schema import DataConfig, RewardConfig, RunConfig, StageConfig
 from rlpost.config.yaml_text import KeyPath
 from rlpost.estimator import CompositionError, Objective, build_objective
