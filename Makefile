@@ -31,8 +31,10 @@ check: $(VENV)/dev.stamp
 unit: $(VENV)/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow and not cluster and not gpu"
 
+# Three at a time also on two cores: these tests wait more than they compute. Files go out in their order, in which
+# the longest ones come early; by default xdist would keep those with few tests, however long, for the end.
 slow: $(VENV)/cluster.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow or cluster or gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "slow or cluster or gpu"
 
 install: $(VENV)/core.stamp
 
