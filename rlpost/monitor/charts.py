@@ -96,6 +96,15 @@ CHARTS = (
         percent=True,
     ),
     Chart(
+        "Prompts that learn from their demonstration",
+        (
+            ("hybrid/gated_share", "sent to demonstrations"),
+            ("hybrid/solved_all_share", "solved by every rollout"),
+        ),
+        "share",
+        percent=True,
+    ),
+    Chart(
         "Sampler against learner",
         (("mismatch/k3", "KL (k3)"),),
         "nats",
