@@ -294,7 +294,9 @@ class Objective:
         lines += [] if self.transform is None else [f"transform    {self.transform.formula}"]
         turns = any(isinstance(term.granularity, TurnRatio) for term in self.terms)
         through = "the whole turn's log pi" if turns else "log pi_t only"
-        through = "the score" if self.actions is not None else through
+        scored = [not term.actions.is_taken for term in self.terms]
+        if any(scored):
+            through = "the score" if all(scored) else f"{through}, or the score where there are actions"
         lines.append(f"loss_t = - m_t A_t exp(log pi_t - log pi_den,t), gradient through {through}")
         return "\n".join(lines)
 

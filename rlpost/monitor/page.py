@@ -46,6 +46,11 @@ code { font: 12.5px ui-monospace, Menlo, Consolas, monospace; background: #fef3c
 details { background: #fff; border: 1px solid #e2e8f0; border-radius: 10px; padding: 10px 16px; }
 .turn { border-left: 3px solid #cbd5e1; margin: 0 0 6px; padding-left: 8px; }
 .turn.model { border-color: #1d4ed8; }
+.example { background: #fff; border: 1px solid #e2e8f0; border-radius: 10px; padding: 12px 16px;
+  margin: 0 0 14px; }
+.example h3 { margin-top: 0; } .example pre { margin: 4px 0 10px; }
+.example .said { border-left: 3px solid #cbd5e1; padding-left: 10px; }
+.example .right { border-left-color: #059669; }
 details pre { max-height: none; margin-top: 10px; }
 summary { cursor: pointer; }
 small { color: #64748b; }

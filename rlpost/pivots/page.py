@@ -21,11 +21,6 @@ STYLE = """<style>
 .numbers td:nth-child(n), .numbers th { width: auto; white-space: nowrap; }
 .numbers td:nth-child(n+2), .numbers th:nth-child(n+2) { text-align: right; }
 .stages { flex-wrap: wrap; font-size: 14px; }
-.example { background: #fff; border: 1px solid #e2e8f0; border-radius: 10px; padding: 12px 16px;
-  margin: 0 0 14px; }
-.example h3 { margin-top: 0; } .example pre { margin: 4px 0 10px; }
-.example .said { border-left: 3px solid #cbd5e1; padding-left: 10px; }
-.example .right { border-left-color: #059669; }
 </style>"""
 
 
