@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONFIG ?= configs/quickstart.yaml
 
+# Tests start hundreds of processes: each would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DELETE_ON_ERROR:
 .PHONY: help train test check unit slow install lock docs clean
 
@@ -15,6 +18,7 @@ help:
 	@echo "make test     install (also vLLM and DeepSpeed for CPUs), then lint, types, layers and all tests"
 	@echo "make unit     only the quick tests"
 	@echo "make install  only .venv with the rlpost command"
+	@echo "make docs     write the generated pages, and build the documentation's site"
 	@echo "make lock     pin the newest versions that requirements/*.in allow"
 
 train: $(VENV)/core.stamp
@@ -66,10 +70,13 @@ $(VENV)/cluster.stamp: $(VENV)/dev.stamp requirements/cluster.lock
 lock:
 	PYTHON=$(PYTHON) requirements/lock.sh
 
-docs: $(VENV)/core.stamp
+# Pages that are written from the code, and then the site: `strict` in mkdocs.yml makes a broken link an error.
+docs: $(VENV)/dev.stamp
 	$(BIN)/python -m rlpost.config.reference > docs/configuration.md
 	$(BIN)/python -m rlpost.monitor.metrics > docs/metrics.md
 	$(BIN)/python -m rlpost.config.algorithm_pages docs/algorithms
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --site-dir site
+	@echo "the site is in site/index.html"
 
 clean:
-	rm -rf $(VENV) *.egg-info build dist
+	rm -rf $(VENV) *.egg-info build dist site

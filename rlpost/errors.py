@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit statuses of a command that ended by Ctrl-C, or because it was told to stop."""
+
 
 class RlpostError(Exception):
     """Base of all errors of this package.
@@ -50,6 +53,20 @@ class RlpostError(Exception):
 
 def _rebuild(kind: type[RlpostError], what: str, details: dict[str, object]) -> RlpostError:
     return kind(what, **details)
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, in one line: what an error of rlpost says, or the exception that started it all."""
+    if isinstance(error, RlpostError):
+        found = str(error.details["found"] or "").strip().splitlines()[:1]
+        return ": ".join([error.what, *found])
+    while True:
+        earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if earlier is None:
+            break
+        error = earlier
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 class UserError(RlpostError):

@@ -1,4 +1,5 @@
-"""Child processes that run a user's code: bound to who started them, ended with all that they started."""
+"""Child processes that run a user's code: bound to who started them, ended with all that they started; and
+how a process is known from outside."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -14,6 +16,25 @@ PR_SET_PDEATHSIG = 1
 """The signal that a process gets when the *thread* that started it ends."""
 PR_SET_CHILD_SUBREAPER = 36
 """Whether processes that descendants leave behind become children of this one."""
+
+
+def machine() -> str:
+    """Equal for two processes exactly if they see the same process ids."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+def process_start(pid: int) -> str | None:
+    """When a process of this machine began, as the kernel counts; None where there is none, or its parent has
+    only to take note of its end."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
 
 
 def prctl(option: int, value: int) -> None:

@@ -6,12 +6,31 @@ import hashlib
 import importlib.util
 import sys
 import traceback
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from rlpost.errors import UserError
 
 _PACKAGE = str(Path(__file__).parent)
+
+
+class _Anew(SourceFileLoader):
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
+def file_spec(name: str, path: Path) -> ModuleSpec | None:
+    """How a file becomes a module of that name; None where it is no Python file.
+
+    It is compiled each time: Python itself knows by size and second alone whether a file has changed since.
+    """
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is not None and isinstance(spec.loader, SourceFileLoader):
+        spec.loader = _Anew(name, str(path))
+    return spec
 
 
 def import_file(path: Path, *, what: str, prefix: str, error_type: type[UserError] = UserError) -> ModuleType:
@@ -31,7 +50,7 @@ def import_file(path: Path, *, what: str, prefix: str, error_type: type[UserErro
         )
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     name = f"{prefix}{path.stem}_{digest}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = file_spec(name, path)
     if spec is None or spec.loader is None:
         raise error_type(f"{what} is not a Python file", where=path)
     module = importlib.util.module_from_spec(spec)

@@ -21,6 +21,8 @@ OLD = "old"
 NEW = "new, untested"
 CONFLICT = "conflict"
 
+BUILT_WITH_TORCH = ("torchvision", "torchaudio")
+
 
 @dataclass(frozen=True)
 class Dependency:
@@ -76,6 +78,7 @@ ROWS = (
     _core("datasets", "5.2.0", ">=5.2", "prompt data sets", "columns and fingerprints are read differently"),
     _core("pydantic", "2.14.3", ">=2.12", "the schema of recipes", "recipes are checked differently"),
     _core("pyyaml", "6.0.3", ">=6.0", "recipes", "recipes cannot be read"),
+    _core("jinja2", "3.1.6", ">=3.1", "scripts and manifests of rlpost launch", "templates read otherwise"),
     _core("typer", "0.29.2", ">=0.20", "the command line", "options are parsed differently"),
     _core("rich", "15.0.0", ">=14.0", "progress in the terminal", "progress is drawn wrongly"),
     _core("packaging", "26.3", ">=24.0", "this table", "versions cannot be compared"),
@@ -153,6 +156,20 @@ def installed_version(distribution: str, path: list[str] | None = None) -> str |
     where = {} if path is None else {"path": path}
     found = next(iter(distributions(name=distribution, **where)), None)
     return found.version if found else None
+
+
+def companions(path: list[str] | None = None) -> dict[str, tuple[str, bool]]:
+    """What is installed of the packages built with torch: name to version, and whether it fits this torch.
+
+    One of a CUDA build beside a CPU torch makes transformers fail to import.
+    """
+    torch = installed_version("torch", path) or ""
+    found = {name: installed_version(name, path) for name in BUILT_WITH_TORCH}
+    return {
+        name: (version, version.endswith("+cpu") or not torch.endswith("+cpu"))
+        for name, version in found.items()
+        if version is not None
+    }
 
 
 def require(name: str, path: list[str] | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Commands about reward functions: score, check."""
+"""Commands about reward functions: score."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlpost.cli.app import app
-from rlpost.cli.training import Config, Overrides
 from rlpost.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,31 +79,6 @@ def score(
     )
     render(report, Console())
     if strict and (report.failed or report.disagreements):
-        raise typer.Exit(1)
-
-
-@app.command()
-def check(
-    config: Config,
-    overrides: Overrides = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Look at only the first rows of each data set.")
-    ] = None,
-) -> None:
-    """Try a recipe before it costs time: its data, its rewards on every gold answer; status 1 on a failure.
-
-    Needs no accelerator and loads no weights: only the tokenizer, the data and the reward functions.
-
-    \b
-    rlpost check configs/quickstart.yaml
-    rlpost check configs/gsm8k.yaml data.path=mine.jsonl rewards=my_reward.py
-    """
-    from rich.console import Console
-
-    from rlpost.config import load_config
-    from rlpost.doctor.recipe_tables import report_recipe
-
-    if not report_recipe(load_config(config, overrides or ()), limit, Console()):
         raise typer.Exit(1)
 
 

@@ -106,22 +106,12 @@ def regraded(report: RegradeReport) -> str:
 
 def remote_traceback(error: RlpostError) -> str:
     """Where in an actor's process something was raised that is no error of rlpost; "" for all others."""
+    # Errors of rlpost say themselves what is wrong; this very class is made of what anything else raised.
+    if type(error) is not RlpostError:
+        return ""
     from rlpost.cluster.ray_group import RemoteTracebackError
 
-    # Errors of rlpost say themselves what is wrong; this very class is made of what anything else raised.
-    foreign = type(error) is RlpostError and isinstance(error.__cause__, RemoteTracebackError)
-    return f"{str(error.__cause__).strip()}\n" if foreign else ""
-
-
-def root_cause(error: BaseException) -> str:
-    """The exception that started it all, in one line."""
-    while True:
-        earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        if earlier is None:
-            break
-        error = earlier
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{str(error.__cause__).strip()}\n" if isinstance(error.__cause__, RemoteTracebackError) else ""
 
 
 def _verdict(result: RewardResult) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -65,11 +66,17 @@ def train(
         typer.echo(dump_config(resolved))
         typer.echo("\n".join(f"# {line}".rstrip() for line in explain(resolved).splitlines()))
         return
-    arguments = [str(config), *(overrides or ()), *(["--output", str(output)] if output else [])]
-    with interruptible(f"resume with: {shlex.join(['rlpost', 'train', *arguments, '--resume'])}"):
+    from rlpost.training.run_directory import choose_directory
+    from rlpost.training.status import RUN_ID
+
+    run = choose_directory(resolved.output, resolved.name, output, resume, os.environ.get(RUN_ID)).path
+    arguments = [str(config), *(overrides or ()), "--output", str(run), "--resume"]
+    advice = f"resume with: {shlex.join(['rlpost', 'train', *arguments])}"
+    stop = f"`{shlex.join(['rlpost', 'stop', str(run)])}` would have saved a checkpoint first"
+    with interruptible(advice, on_interrupt=f"{advice}; {stop}", notices=True):
         from rlpost.training import train
 
-        train(resolved, output, resume)
+        train(resolved, run, resume)
 
 
 @app.command()

@@ -38,6 +38,7 @@ class ActorFacts:
 
     Attributes:
         log: the file of its standard output and error, on its host; None inline.
+        machine: equal for two that see the same processes; names of hosts may be equal by chance.
     """
 
     role: str
@@ -45,6 +46,7 @@ class ActorFacts:
     host: str
     pid: int
     log: Path | None
+    machine: str
 
 
 def as_many(arguments: Sequence[T], members: int) -> list[T]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
+import signal
 import socket
 import sys
 import threading
@@ -19,10 +21,12 @@ from typing import Any
 
 from rlpost.cluster import guardian
 from rlpost.cluster.process import machine
-from rlpost.errors import RlpostError
+from rlpost.errors import RlpostError, UserError
 
 PACKAGE = Path(__file__).parents[1]
 FRAMES = 4
+SHARED_S = 60.0
+"""For a file that one machine has written to be seen on another: NFS remembers for that long."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class HostSettings:
         log: the file for standard output and error; None leaves them as they are.
         driver: the driver's `machine()` and process id.
         accelerators: ids of those that the member may see; None leaves it to Ray.
+        marker: a file of the run directory that all machines of the run must see.
     """
 
     role: str
@@ -40,6 +45,7 @@ class HostSettings:
     log: Path | None
     driver: tuple[str, int]
     accelerators: tuple[str, ...] | None = None
+    marker: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -81,12 +87,17 @@ class MemberHost:
         self.mark = uuid.uuid4().hex
         self.member: Any = None
         self._busy: dict[int, str] = {}
-        log = _redirect(settings) if settings.log else _log_of_stderr()
+        # Until the member is there: imports make objects that stay, and looking for garbage among them takes
+        # a fifth of the time.
+        gc.disable()
+        self._refusal = _check_shared(settings.marker)
+        log = _redirect(settings) if settings.log and not self._refusal else _log_of_stderr()
         faulthandler.enable(file=sys.__stderr__ or 2, all_threads=True)
         # Children are found by their session, or by this variable where they leave it.
         with suppress(PermissionError):
             os.setsid()
         os.environ[guardian.MARK] = self.mark
+        keep_blocked()
         if settings.accelerators is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(settings.accelerators)
         self._facts = HostFacts(socket.gethostname(), machine(), os.getpid(), self.mark, log)
@@ -95,9 +106,14 @@ class MemberHost:
 
     def build(self, make: Callable[..., Any], arguments: Mapping[str, object]) -> Failure | None:
         """Make the member."""
+        if self._refusal is not None:
+            return Failure(self._refusal, "")
 
         def construct() -> None:
-            self.member = make(**arguments)
+            try:
+                self.member = make(**arguments)
+            finally:
+                gc.enable()
 
         return self._call("start", construct)
 
@@ -152,6 +168,38 @@ class MemberHost:
             where=f"{method}, on {self._facts.host}, process {self._facts.pid}",
             found=": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]]),
         )
+
+
+def _check_shared(marker: Path | None) -> UserError | None:
+    """Wait for a file that the driver has written; why there is none, at the deadline."""
+    end = time.monotonic() + SHARED_S
+    while marker is not None and not marker.exists():
+        if time.monotonic() >= end:
+            return UserError(
+                "a machine of the cluster does not see the run directory",
+                where=f"{marker.parent.parent}, on {socket.gethostname()}",
+                found=f"nothing of this run there, for {SHARED_S:g} s",
+                needed="a folder that all machines of a run share, at the same path",
+                remedy="name one with --output, or with launch.output, on NFS or another shared file system",
+            )
+        with suppress(OSError):  # on NFS, what is not there is remembered until its folder is read
+            next(marker.parent.iterdir(), None)
+        time.sleep(0.2)
+    return None
+
+
+def keep_blocked() -> None:
+    """What a launcher has blocked stays so, in this process and in all that it starts.
+
+    Schedulers signal every process of a job at once, and only the driver is to hear of it. But the first use
+    of multiprocessing unblocks SIGTERM, when the tracker of resources is started.
+    """
+    from multiprocessing import resource_tracker
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    if signal.SIGTERM in before:
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def innermost(frame: FrameType, count: int = FRAMES) -> tuple[str, ...]:

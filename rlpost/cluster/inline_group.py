@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlpost.cluster.group import ActorFacts, Call, as_many
+from rlpost.cluster.process import machine
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class InlineGroup:
 
     def processes(self) -> list[ActorFacts]:
         host, pid = socket.gethostname(), os.getpid()
-        return [ActorFacts(self.role, member, host, pid, None) for member in range(self.size)]
+        return [ActorFacts(self.role, member, host, pid, None, machine()) for member in range(self.size)]
 
     def close(self) -> None:
         self.members = []

@@ -19,6 +19,7 @@ class Node:
     name: str
     free: int
     total: int
+    cpus: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,23 @@ def plan(needed: Sequence[Bundle], nodes: Sequence[Node]) -> Plan | None:
         left[place] -= bundle.size
         chosen.append(place)
     return Plan(tuple(needed), tuple(chosen))
+
+
+def spread(seats: int, nodes: Sequence[Node], taken: Sequence[int]) -> list[int]:
+    """The index of a node for each of some seats that need no accelerator: to each CPU about as many.
+
+    A node that offers no CPU, as the head of a cluster often does, is left out where there are others.
+
+    Args:
+        taken: seats that each node has already.
+    """
+    offered = [node.cpus if any(n.cpus for n in nodes) else 1.0 for node in nodes]
+    counts, chosen = list(taken), []
+    for _ in range(seats):
+        place = min((i for i, cpus in enumerate(offered) if cpus), key=lambda i: (counts[i] + 1) / offered[i])
+        counts[place] += 1
+        chosen.append(place)
+    return chosen
 
 
 def refusal(needed: Sequence[Bundle], nodes: Sequence[Node], waited_s: float) -> ConfigError:

@@ -6,10 +6,13 @@ import fcntl
 import os
 import select
 import signal
-import socket
 import struct
 from contextlib import suppress
 from pathlib import Path
+
+from rlpost.processes import machine
+
+__all__ = ["Process", "describe_status", "kernel_oom_kills", "machine"]
 
 STATES = {
     "R": "running",
@@ -23,15 +26,6 @@ STATES = {
 # linux/pidfd.h: _IOWR(0xFF, 11, struct pidfd_info), the structure's first version, and its bit for exits
 _INFO_SIZE, _INFO_EXIT = 64, 8
 _PIDFD_GET_INFO = (3 << 30) | (_INFO_SIZE << 16) | (0xFF << 8) | 11
-
-
-def machine() -> str:
-    """Equal for two processes exactly if they see the same process ids."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return socket.gethostname()
 
 
 class Process:

@@ -11,6 +11,7 @@ from typing import Any
 from rlpost.cluster.group import ActorFacts, Call, as_many
 from rlpost.cluster.host import Failure
 from rlpost.cluster.ray_member import Pending, RayMember, Slot
+from rlpost.cluster.ray_placement import Places
 from rlpost.cluster.watchdog import Watchdog
 from rlpost.errors import ActorLostError, DeadlineError, RlpostError
 
@@ -20,7 +21,6 @@ PATIENCE_S = 2.0
 """For a process to end as Ray wishes, before it is killed."""
 END_DEADLINE_S = 10.0
 ROOT_CAUSE_S = 0.5
-REMOTE_ROOT_CAUSE_S = 3.0
 
 
 class RemoteTracebackError(Exception):
@@ -32,7 +32,8 @@ class RayGroup:
 
     Args:
         logs: the folder for a log of each member; None leaves their output to Ray.
-        slots: where each member is put; None leaves it to Ray.
+        places: where members are put; who is in none of them, or None, is left to Ray.
+        marker: a file of the run directory that every member's machine must see.
     """
 
     def __init__(
@@ -43,11 +44,12 @@ class RayGroup:
         deadline_s: float,
         watchdog: Watchdog,
         logs: Path | None = None,
-        slots: Sequence[Slot] | None = None,
+        places: Places | None = None,
+        marker: Path | None = None,
     ) -> None:
         self.role, self.make, self.arguments = role, make, list(arguments)
         self.deadline_s, self.watchdog, self.logs = deadline_s, watchdog, logs
-        self.slots = list(slots) if slots is not None else [Slot()] * len(self.arguments)
+        self.places, self.marker = places, marker
         self.members: list[RayMember] = []
         try:
             self.members = [self._spawn(number) for number in range(len(self.arguments))]
@@ -83,6 +85,7 @@ class RayGroup:
 
     def restart(self, member: int) -> None:
         self._end([self.members[member]])
+        self._move([self.members[member]])
         self.members[member] = self._spawn(member)
         self._build([self.members[member]])
 
@@ -90,6 +93,7 @@ class RayGroup:
         if arguments is not None:
             self.arguments = as_many(arguments, self.size)
         self._end(self.members)
+        self._move(self.members)
         self.members = [self._spawn(number) for number in range(len(self.arguments))]
         self._build(self.members)
 
@@ -103,7 +107,7 @@ class RayGroup:
 
     def processes(self) -> list[ActorFacts]:
         return [
-            ActorFacts(self.role, m.number, m.facts.host, m.facts.pid, m.facts.log)
+            ActorFacts(self.role, m.number, m.facts.host, m.facts.pid, m.facts.log, m.facts.machine)
             for m in self.members
             if m.facts is not None
         ]
@@ -132,9 +136,33 @@ class RayGroup:
         log = None
         if self.logs is not None:
             log = self.logs / f"{re.sub(r'[^A-Za-z0-9]+', '-', self.role)}-{number}.log"
-        member = RayMember(self.role, number, log, self.slots[number])
+        slot = self.places.slots.get((self.role, number), Slot()) if self.places else Slot()
+        member = RayMember(self.role, number, log, slot, self.marker)
         self.watchdog.watch(member)
         return member
+
+    def _move(self, members: Sequence[RayMember]) -> None:
+        """Other places for members that have ended, where their machines no longer answer."""
+        from rlpost.cluster.ray_nodes import clear
+
+        if self.places is None:
+            return
+        left: dict[str, list[tuple[int, str]]] = {}
+        names: dict[str, str] = {}
+        for member in members:
+            if member.slot.node is not None:
+                found = left.setdefault(member.slot.node, [])
+                if member.facts is not None:
+                    found.append((member.facts.pid, member.facts.mark))
+                    names[member.slot.node] = member.facts.host
+        if gone := left.keys() - clear(left):
+            named = ", ".join(sorted(names.get(node, node) for node in gone))
+            wait = self.places.patience_s
+            self.watchdog.report(
+                f"{named} no longer answers: others take over what ran there"
+                + (f", if they have the accelerators within {wait:.0f} s" if wait else "")
+            )
+            self.places.leave(gone, named)
 
     def _build(self, members: Sequence[RayMember]) -> None:
         """Wait for the processes, then for what they are to hold."""
@@ -193,6 +221,7 @@ class RayGroup:
             ray.exceptions.RayActorError,
             ray.exceptions.OutOfMemoryError,
             ray.exceptions.WorkerCrashedError,
+            ray.exceptions.ObjectLostError,  # its machine is gone, and the answer with it
         ) as error:
             raise pending.member.lose_dead(str(error), call) from error
         except ray.exceptions.RayError as error:
@@ -218,7 +247,7 @@ class RayGroup:
         """A member that died, whose death may be why member `failed` reports an error."""
         others = [member for member in self.members if member.number != failed]
         pings = {member.control("ping"): member for member in others if not member.local}
-        end = time.monotonic() + (REMOTE_ROOT_CAUSE_S if pings else ROOT_CAUSE_S)
+        start = time.monotonic()
         while others:
             self._collect_deaths(pings)
             for member in others:
@@ -226,7 +255,11 @@ class RayGroup:
                     member.lose_dead("")
                 if member.lost is not None:
                     return member.lost
-            if time.monotonic() >= end:
+            passed = time.monotonic() - start
+            # Others are often told of a machine's end long before Ray is.
+            if pings and passed >= self.watchdog.hang_deadline_s:
+                return next(iter(pings.values())).lose_silent(passed)
+            if not pings and passed >= ROOT_CAUSE_S:
                 break
             time.sleep(0.02)
         return None

@@ -22,10 +22,15 @@ TAIL_LINES = 20
 
 @dataclass(frozen=True)
 class Slot:
-    """Where Ray puts a member, and which accelerators it sees there; the default leaves both to Ray."""
+    """Where Ray puts a member, and which accelerators it sees there; the default leaves both to Ray.
+
+    Attributes:
+        node: Ray's id of the machine, where it was chosen.
+    """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     accelerators: tuple[str, ...] | None = None
+    node: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,12 @@ class RayMember:
         lost: why no more answers will come; None while they may.
     """
 
-    def __init__(self, role: str, number: int, log: Path | None, slot: Slot) -> None:
+    def __init__(
+        self, role: str, number: int, log: Path | None, slot: Slot, marker: Path | None = None
+    ) -> None:
         import ray
 
-        self.role, self.number = role, number
+        self.role, self.number, self.slot = role, number, slot
         self.facts: HostFacts | None = None
         self.pending: list[Call] = []
         self.lost: ActorLostError | None = None
@@ -60,7 +67,7 @@ class RayMember:
         self._process: Process | None = None
         self._beside: frozenset[str] = frozenset()
         self._oom_kills = kernel_oom_kills()
-        settings = HostSettings(role, number, log, (machine(), os.getpid()), slot.accelerators)
+        settings = HostSettings(role, number, log, (machine(), os.getpid()), slot.accelerators, marker)
         # Ray's own CPU accounting would make actors wait for each other on small machines.
         remote = ray.remote(
             num_cpus=0,
@@ -146,7 +153,7 @@ class RayMember:
 
     def lose_dead(self, report: str, call: Call | None = None) -> ActorLostError:
         """Its process ended; `report` is what Ray says of it, in answer to `call`."""
-        found = self._ending() or ray_reason(report)
+        found = self._ending() or ray_reason(report, self.facts.host if self.facts else "")
         if kernel_oom_kills() > self._oom_kills:
             found += "; the kernel's out-of-memory killer was at work on the driver's machine meanwhile"
         return self._lose("died", found, call=call)
@@ -231,9 +238,11 @@ def tail_lines(path: Path, count: int = TAIL_LINES) -> tuple[str, ...]:
     return tuple(kept[-count:])
 
 
-def ray_reason(report: str) -> str:
-    """The part of Ray's report on a dead actor that says why."""
+def ray_reason(report: str, host: str) -> str:
+    """The part of Ray's report on a dead actor that says why; `host` is its machine's name."""
     text = " ".join(report.split())
+    if found := re.search(r"because its node has died\..*?(?:: ([^:]*))?$", text):
+        return f"its machine {host} left the cluster" + (f": {found[1]}" if found[1] else "")
     if found := re.search(r"Worker exit detail: (.*?)(?:\. Some common causes|$)", text):
         return found.group(1)
     return text or "unknown"

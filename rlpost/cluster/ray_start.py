@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlpost.cluster import guardian
 from rlpost.config.plugins import part_modules
+from rlpost.errors import UserError
 from rlpost.versions import require
+
+REACH_S = 20.0
+"""For a cluster's head to answer at all."""
 
 
 @contextmanager
@@ -23,7 +30,8 @@ def connected(address: str | None, logs: Path | None) -> Iterator[None]:
         logs: the folder for what Ray would print here, when actors have logs of their own there.
 
     Raises:
-        UserError: Ray is missing, or of another version.
+        UserError: Ray is missing, or of another version; there is no cluster at `address`, or it asks for
+            another token.
     """
     require("ray")
     if address is None:
@@ -54,7 +62,15 @@ def connected(address: str | None, logs: Path | None) -> Iterator[None]:
         if not ray.is_initialized():
             # Without an address Ray would join any cluster that it finds on this machine.
             terminated = signal.getsignal(signal.SIGTERM)
-            context = ray.init(address=address or "local", **settings)
+            with _in_own_sessions():
+                if address is not None:
+                    _reach(address)
+                try:
+                    context = ray.init(address=address or "local", **settings)
+                except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+                    if address is None:
+                        raise
+                    raise _not_joined(address, error) from error
             if callable(terminated):
                 # Ray's own handler ends Ray first and then the driver, without a word.
                 signal.signal(signal.SIGTERM, terminated)
@@ -62,6 +78,79 @@ def connected(address: str | None, logs: Path | None) -> Iterator[None]:
                 stack.enter_context(_ends_with_driver(context.address_info["session_dir"]))
         stack.callback(ray.shutdown)
         yield
+
+
+def _reach(address: str) -> None:
+    """Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_S).close()
+    except OSError as error:
+        raise _no_cluster(address, f"{error.strerror or error}") from error
+
+
+def _no_cluster(address: str, found: str) -> UserError:
+    return UserError(
+        "there is no Ray cluster to join",
+        where=f"cluster.address: {address}",
+        found=found,
+        remedy="start one (ray start --head), or name its address; null starts one for this run alone",
+    )
+
+
+def _not_joined(address: str, error: BaseException) -> UserError:
+    """What Ray says in forty lines."""
+    said = []
+    cause: BaseException | None = error
+    while cause is not None:
+        said.append(str(cause))
+        cause = cause.__cause__
+    if not re.search("auth[ _]?token|authentication", "\n".join(said), re.IGNORECASE):
+        return _no_cluster(address, said[0].strip().splitlines()[0])
+    return UserError(
+        "the Ray cluster does not let this run in",
+        where=f"cluster.address: {address}",
+        found=_token_found(),
+        needed="the token that the cluster was started with",
+        remedy="copy it from the cluster's head into the file that RAY_AUTH_TOKEN_PATH names (by default "
+        "~/.ray/auth_token), or into RAY_AUTH_TOKEN, with RAY_AUTH_MODE=token",
+    )
+
+
+def _token_found() -> str:
+    """Where this machine has a token from, without the token."""
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return f"RAY_AUTH_MODE={os.environ['RAY_AUTH_MODE']}, so no token was shown"
+    if "RAY_AUTH_TOKEN" in os.environ:
+        return "another token, from RAY_AUTH_TOKEN"
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token"))
+    if not path.expanduser().is_file():
+        return f"no token: there is no {path}"
+    return f"another token, from {path}" if path.expanduser().stat().st_size else f"no token: {path} is empty"
+
+
+def node_address() -> str:
+    """The address by which the cluster's other machines know this one."""
+    import ray
+
+    address: str = ray.util.get_node_ip_address()
+    return address
+
+
+@contextmanager
+def _in_own_sessions() -> Iterator[None]:
+    """Ray's processes are not of the driver's group: a signal for the group would end them, while the driver
+    may need them to save a checkpoint first."""
+    from ray._private import services
+
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlpost.cluster.group import Call
+from rlpost.cluster.ray_head import HeadWatch
 from rlpost.cluster.ray_member import RayMember
 
 TICK_S = 0.05
@@ -31,6 +32,7 @@ class Watchdog:
         self.hang_deadline_s, self.report_every_s, self.report = hang_deadline_s, report_every_s, report
         self.phase = ""
         self.idle: Callable[[], None] | None = None
+        self.head: HeadWatch | None = None
         self._members: dict[RayMember, _Pings] = {}
         self._last_beat = self._last_report = time.monotonic()
         self._idling = False
@@ -86,7 +88,13 @@ class Watchdog:
             self._idling = False
 
     def beat(self) -> None:
-        """Send and collect pings, lose the silent, report long waits; cheap when nothing is due."""
+        """Send and collect pings, lose the silent, report long waits; cheap when nothing is due.
+
+        Raises:
+            RlpostError: the cluster's head is gone.
+        """
+        if self.head is not None:
+            self.head.check()
         now = time.monotonic()
         passed = now - self._last_beat
         if passed < TICK_S / 2:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rlpost.comparison.runs import LOG, RECIPE, ComparedRun
+from rlpost.training.status import LAUNCHER, RUN_ID
 
 POLL_S = 0.1
 KILL_DEADLINE_S = 30.0
@@ -115,13 +116,15 @@ def _start(run: ComparedRun, jobs: int) -> _Child:
     partial.replace(recipe)
     log = (run.directory / LOG).open("wb")
     threads = {"OMP_NUM_THREADS": "1"} if jobs > 1 else {}
+    # Each is a run of its own, whatever this process was started as.
+    inherited = {name: value for name, value in os.environ.items() if name not in (RUN_ID, LAUNCHER)}
     command = ["-m", "rlpost.cli", "train", str(recipe), "--output", str(run.directory), "--resume"]
     process = subprocess.Popen(
         [sys.executable, *command],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env={**os.environ, **threads},
+        env=inherited | threads,
         start_new_session=True,  # Ctrl-C is for this process, which then kills that one
         preexec_fn=_dies_with_this_process(),
     )

@@ -33,6 +33,7 @@ from rlpost.estimator.parts import register_part
 from rlpost.estimator.selection import Selection
 from rlpost.estimator.shaping import Shaping
 from rlpost.estimator.transform import GradientTransform
+from rlpost.user_code import file_spec
 
 PROTOCOLS: dict[str, type] = {
     "advantage": Advantage,
@@ -182,7 +183,7 @@ def _module(path: Path, digest: str) -> ModuleType:
     name = f"{MODULE_PREFIX}{path.stem}_{place}_{digest[:8]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = file_spec(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

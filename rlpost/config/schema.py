@@ -7,17 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from rlpost.config.launching import LaunchConfig, MachinesConfig
+from rlpost.config.section import Section
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """Unknown keys and values of another type are errors; a loaded configuration never changes."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class TinyModelConfig(Section):
@@ -353,6 +348,8 @@ class CheckpointConfig(Section):
     """Steps between checkpoints; one is also written at the end of every stage."""
     keep: int = Field(default=2, ge=1)
     """Newest checkpoints kept."""
+    grace_s: float = Field(default=120.0, gt=0)
+    """Longest time that a run which is told to stop takes to save a checkpoint; then it ends without one."""
 
 
 class ClusterConfig(Section):
@@ -586,3 +583,7 @@ class RunConfig(Section):
     """The weights' way from the learner to the engines, and the proofs that they arrived."""
     monitor: MonitorConfig = MonitorConfig()
     """What a run writes beside its metrics."""
+    machines: MachinesConfig = MachinesConfig()
+    """The machines that a run is meant for."""
+    launch: LaunchConfig = LaunchConfig()
+    """How `rlpost launch` starts a run."""

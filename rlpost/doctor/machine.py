@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from rlpost.doctor.check import LOW, NOT_WRITABLE, Check
+from rlpost.machine import GIB, cpus, memory_limit
 from rlpost.versions import CONFLICT, MISSING, OK
 
-GIB = 2**30
 ENOUGH_MEMORY = 4 * GIB
 ENOUGH_SHARED_MEMORY = 1 * GIB
 ENOUGH_DISK = 10 * GIB
@@ -39,22 +38,6 @@ def machine_checks(output: Path) -> Iterator[Check]:
         note = "" if place else f"needed for {purpose}"
         yield Check("tools", name, place or "-", command, OK if place else MISSING, note)
     yield from output_checks(output)
-
-
-def cpus() -> int:
-    """CPUs that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def memory_limit(cgroup: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
-    """Bytes of memory that this process may use: the machine's, or its container's where that is less."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(machine, int(cgroup.read_text()))
-    except (OSError, ValueError):
-        return machine
 
 
 def _memory() -> Check:

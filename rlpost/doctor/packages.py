@@ -9,11 +9,10 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from rlpost.doctor.check import Check
-from rlpost.versions import CONFLICT, DEPENDENCIES, MISSING, OK, OLD, Installed, inspect, installed_version
+from rlpost.versions import CONFLICT, DEPENDENCIES, MISSING, OK, OLD, Installed, companions, inspect
 
 GROUP = "packages"
 PYTHON = ">=3.11"
-BUILT_WITH_TORCH = ("torchvision", "torchaudio")
 
 
 def package_checks(path: list[str] | None = None) -> Iterator[Check]:
@@ -47,14 +46,9 @@ def _package(seen: Installed) -> Check:
 
 
 def _companions(path: list[str] | None) -> Iterator[Check]:
-    """torchvision and torchaudio of a CUDA build beside a CPU torch make transformers fail to import."""
-    torch = installed_version("torch", path) or ""
-    for name in BUILT_WITH_TORCH:
-        version = installed_version(name, path)
-        if version is None:
-            continue
-        if torch.endswith("+cpu") and not version.endswith("+cpu"):
+    for name, (version, fits) in companions(path).items():
+        if fits:
+            yield Check(GROUP, name, version, "not needed")
+        else:
             note = f"built for CUDA beside a CPU torch: transformers fails to import; pip uninstall {name}"
             yield Check(GROUP, name, version, "absent, or +cpu", CONFLICT, note, required=True)
-        else:
-            yield Check(GROUP, name, version, "not needed")

@@ -61,6 +61,7 @@ def main(
         dialogues = expert_dialogues(
             task, rows, seed, **{name: yaml.safe_load(value) for name, _, value in pairs}
         )
+        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text("".join(json.dumps(dialogue) + "\n" for dialogue in dialogues))
     except RlpostError as error:
         typer.echo(f"error: {error}", err=True)

@@ -156,7 +156,9 @@ class RankLearner(PolicyState):
             self._step(rate, norm)
             self.updates += 1
             report |= {"learner/grad_norm": float(norm), "learner/learning_rate": rate} | self._sizes
-        return report if critic is None else critic_report(report) | critic.step(critic_norm)
+        if critic is not None:
+            report = critic_report(report) | critic.step(critic_norm)
+        return report
 
     def export_weights(self, version: int, shared: bool = False) -> WeightBundle | None:
         """A snapshot of the policy's weights, in `model.dtype`, under the driver's version number.

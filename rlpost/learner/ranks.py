@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import json
 import os
 import re
 import socket
+import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import ParseResult, urlparse
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from rlpost.errors import DeadlineError
+from rlpost.machine import own_address
+from rlpost.weights.communicator import LOOPBACK
 
 BUCKET_BYTES = 64 * 2**20
 """Gradients are flattened into buffers of this size before they are summed."""
+
+SIOCGIFADDR = 0x8915
+"""Linux: asks for an interface's address."""
 
 _LOST = re.compile(r"gloo|nccl|[Tt]imed out|[Tt]imeout|[Cc]onnection (closed|reset)")
 """What torch's errors say when another rank is late or gone; they have no class of their own."""
@@ -33,8 +40,9 @@ class Ranks:
     tensors are summed through host memory.
 
     Args:
-        rendezvous: where the ranks meet: "file:///path" on a shared file system (the file must not
-            exist), or "tcp://host:port". With several ranks it is required.
+        rendezvous: where the ranks meet: "file:///path" on this machine (the file must not exist), or
+            "tcp://address:port", where somebody keeps a store for this group alone. With several ranks it
+            is required.
         deadline_s: longest wait for another rank in any call.
         backend: what carries tensors, in torch's notation.
         always: make a group of one for a single rank, too.
@@ -61,12 +69,13 @@ class Ranks:
             return
         if rendezvous is None:
             raise ValueError("several ranks need a rendezvous")
-        if _on_this_machine(rendezvous):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback_interface())
+        place = urlparse(rendezvous)
         with self._deadline("meet"):
+            # Else gloo listens on whatever address the host's name stands for.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface(place.hostname))
             dist.init_process_group(
                 backend,
-                init_method=rendezvous,
+                store=_store(place, world_size, timedelta(seconds=deadline_s)),
                 rank=rank,
                 world_size=world_size,
                 timeout=timedelta(seconds=deadline_s),
@@ -124,7 +133,7 @@ class Ranks:
         try:
             yield
         # torch raises plain RuntimeErrors both when a rank is late and when one is gone.
-        except (RuntimeError, dist.DistError) as error:
+        except (RuntimeError, dist.DistError, OSError) as error:
             raise DeadlineError(
                 f"learner rank {self.rank} could not {action} with the other ranks",
                 found=str(error).splitlines()[0],
@@ -151,11 +160,25 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-def _on_this_machine(rendezvous: str) -> bool:
-    address = urlparse(rendezvous)
-    return address.scheme == "file" or address.hostname in ("127.0.0.1", "localhost", "::1")
+def _store(place: ParseResult, world_size: int, timeout: timedelta) -> dist.Store:
+    if place.scheme == "file":
+        store: dist.Store = dist.FileStore(place.path, world_size)
+    else:
+        # torch's own "tcp://" would make the first rank listen, on every interface.
+        store = dist.TCPStore(place.hostname, place.port, is_master=False, timeout=timeout)
+    store.set_timeout(timeout)
+    return store
 
 
-def _loopback_interface() -> str:
-    """`lo` on Linux, `lo0` elsewhere."""
-    return next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
+def _interface(host: str | None) -> str:
+    """The network interface by which this machine reaches another one, or itself for None."""
+    own = LOOPBACK if host is None else own_address(host)
+    if own.startswith("127."):
+        return next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):  # it has no address
+                request = fcntl.ioctl(probe, SIOCGIFADDR, struct.pack("256s", name.encode()))
+                if socket.inet_ntoa(request[20:24]) == own:
+                    return name
+    raise OSError(f"no network interface has the address {own}, by which {host} is reached")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlpost.machine import own_address
 from rlpost.weights.broadcast import Sender
 from rlpost.weights.bundle import WeightBundle
-from rlpost.weights.communicator import Host, Meeting
+from rlpost.weights.communicator import LOOPBACK, Host, Meeting
 from rlpost.weights.places import Place
 from rlpost.weights.shared_weights import SharedWeights
 
@@ -59,7 +60,7 @@ class WeightExport:
         if self._rank:
             return None
         self.leave()
-        self._host = Host(local=local, deadline_s=deadline_s)
+        self._host = Host(deadline_s=deadline_s, address=LOOPBACK if local else own_address())
         self._places = tuple(places)
         return Offer(device, self._host.address, self._host.port, self._places)
 

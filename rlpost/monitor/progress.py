@@ -59,6 +59,7 @@ class Progress:
     Args:
         title: the run's name.
         run_dir: where the run's files are, to be shown.
+        log: takes every line too, also those that a live display has no need of.
         console: where to print; the standard output when None.
         clock: seconds that only rise.
     """
@@ -68,6 +69,7 @@ class Progress:
         title: str,
         run_dir: Path | None = None,
         *,
+        log: Callable[[str], None] | None = None,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,6 +78,7 @@ class Progress:
 
             console = Console()
         self._title, self._run_dir, self._console, self._clock = title, run_dir, console, clock
+        self._log = log
         self._stage: _StageProgress | None = None
         self._evaluations: list[tuple[str, Mapping[str, Any]]] = []
         self._live: Live | None = None
@@ -88,8 +91,8 @@ class Progress:
                 get_renderable=self._screen, console=self._console, refresh_per_second=4, transient=False
             )
             self._live.start()
-        elif self._run_dir is not None:
-            self._print(f"run {self._title}, files in {self._run_dir}")
+        if self._run_dir is not None:
+            self._note(f"run {self._title}, files in {self._run_dir}")
         return self
 
     def __exit__(
@@ -103,9 +106,8 @@ class Progress:
     def stage(self, name: str, steps: int, done: int = 0) -> None:
         """A stage begins, or goes on after `done` of its `steps`."""
         self._stage = _StageProgress(name, steps, done, self._clock(), done)
-        if self._live is None:
-            already = f", {done} of them done before" if done else ""
-            self._print(f"stage {name}: {steps} steps{already}")
+        already = f", {done} of them done before" if done else ""
+        self._note(f"stage {name}: {steps} steps{already}")
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """One step of the stage is done.
@@ -125,10 +127,9 @@ class Progress:
         loss = metrics.get("preference/loss", metrics.get("policy/loss"))
         if loss is not None:
             stage.losses.append(loss)
-        if self._live is None:
-            every = max(1, stage.steps // LINES_PER_STAGE)
-            if stage.done % every == 0 or stage.done in (1, stage.steps):
-                self._print(self._line(stage))
+        every = max(1, stage.steps // LINES_PER_STAGE)
+        if stage.done % every == 0 or stage.done in (1, stage.steps):
+            self._note(self._line(stage))
 
     def message(self, text: str) -> None:
         """A line that stays: above the live display, or in the log."""
@@ -161,6 +162,15 @@ class Progress:
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if self._log is not None:
+            self._log(text)
+
+    def _note(self, text: str) -> None:
+        """Print what a live display shows in its own way."""
+        if self._live is None:
+            self._print(text)
+        elif self._log is not None:
+            self._log(text)
 
     def _line(self, stage: _StageProgress) -> str:
         name, values = stage.headline

@@ -47,7 +47,7 @@ def write_report(run_dir: Path | str) -> Path:
     name = _run_name(config_text, run)
     points, others = _accuracy_points(run, records, summary), _other_points(run)
     body = [
-        f"<header><h1>{escape(name)}</h1><p>{_status(summary, records)}</p></header>",
+        f"<header><h1>{escape(name)}</h1><p>{_run_id(run)}{_status(summary, records)}</p></header>",
         _cards(summary, records, points, others),
         _warnings(records),
         _charts(records, points, others),
@@ -89,6 +89,11 @@ def find_warnings(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]
 
 def _steps(steps: Sequence[int], of: int) -> str:
     return f"{len(steps)} of {of} steps, first at step {steps[0]}"
+
+
+def _run_id(run: Path) -> str:
+    run_id = _read_json(run / "run.json").get("id")
+    return f"run <code>{escape(str(run_id))}</code>, " if run_id else ""
 
 
 def _status(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:

@@ -29,11 +29,12 @@ class MetricsWriter:
     Args:
         run_dir: the run directory; made when missing.
         tensorboard: also write scalars under RUN_DIR/tensorboard.
+        run_id: a folder there, whose name TensorBoard shows as the run's.
     """
 
-    def __init__(self, run_dir: Path, tensorboard: bool) -> None:
+    def __init__(self, run_dir: Path, tensorboard: bool, run_id: str = "") -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._run_dir = run_dir
+        self._run_dir, self._run_id = run_dir, run_id
         self._path = run_dir / METRICS_FILE
         self._tensorboard_wanted = tensorboard
         self._purge_step: int | None = None
@@ -99,7 +100,7 @@ class MetricsWriter:
         if self._tensorboard is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            folder = str(self._run_dir / TENSORBOARD_FOLDER)
+            folder = str(self._run_dir / TENSORBOARD_FOLDER / self._run_id)
             self._tensorboard = SummaryWriter(folder, purge_step=self._purge_step)
         for name, value in metrics.items():
             if value is not None:

@@ -84,7 +84,7 @@ class Decoder:
         self._numbers = itertools.count()
         self._running: dict[int, SampleRequest] = {}
         self._watches: dict[int, StopWatch] = {}
-        self._waiting = WaitingLine(self._prefill)
+        self._waiting = WaitingLine()
         self._plan: SamplingPlan | None = None
 
     def add(self, requests: Sequence[SampleRequest]) -> None:
@@ -130,7 +130,7 @@ class Decoder:
         self._plan = None
         # At once for all that come, so that storage is not copied for each admission.
         self._cache.reserve(self._active + min(room, len(self._waiting)), 0)
-        for admission in self._waiting.admit(room):
+        for admission in self._waiting.admit(room, self._prefill):
             start, self._active = self._active, self._active + len(admission.requests)
             self._widen(max(r.settings.max_tokens for r in admission.requests))
             for slot, request in enumerate(admission.requests, start):

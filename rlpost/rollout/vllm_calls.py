@@ -42,6 +42,7 @@ class EngineCalls:
         self._name = name
         self._before = set(multiprocessing.active_children())
         self._seen: dict[int | None, BaseProcess] = {}
+        self._starting = True
         self._failure: RlpostError | None = None
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         threading.Thread(target=_serve, args=(self._work,), name=name, daemon=True).start()
@@ -77,9 +78,14 @@ class EngineCalls:
             raise call.error
         return call.result  # type: ignore[return-value]
 
+    def started(self) -> None:
+        """The engine is there: processes that appear from now on are another one's."""
+        self.processes()
+        self._starting = False
+
     def processes(self) -> list[BaseProcess]:
         """The engine processes that vLLM started here, dead ones too once they were seen alive."""
-        for process in multiprocessing.active_children():
+        for process in multiprocessing.active_children() if self._starting else ():
             if process not in self._before and process.name.startswith("EngineCore"):
                 self._seen.setdefault(process.pid, process)
         return list(self._seen.values())
@@ -142,8 +148,8 @@ def unlink_shared_memory(process: int) -> None:
     They need no names any more once they are all running, and without one the memory is gone
     when they are, even if nobody is left to clean up after them.
     """
-    for maps in (Path(f"/proc/{pid}/maps") for pid in (process, *_below(process))):
-        for line in maps.read_text().splitlines():
+    for pid in (process, *_below(process)):
+        for line in _read(Path(f"/proc/{pid}/maps")).splitlines():
             path = Path(line.rpartition(" ")[2])
             if path.parent == _SHARED_MEMORY and path.name.startswith(("psm_", "vllm_")):
                 path.unlink(missing_ok=True)
@@ -152,8 +158,16 @@ def unlink_shared_memory(process: int) -> None:
 def _below(process: int) -> list[int]:
     """The ids of all descendants of a process, its threads' children too."""
     lists = Path(f"/proc/{process}/task").glob("*/children")
-    direct = [int(pid) for children in lists for pid in children.read_text().split()]
+    direct = [int(pid) for children in lists for pid in _read(children).split()]
     return direct + [pid for child in direct for pid in _below(child)]
+
+
+def _read(file: Path) -> str:
+    """What the system says of a process or thread; nothing of one that has ended."""
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 class _Call:

@@ -230,7 +230,7 @@ class VLLMEngine:
                 from vllm.engine.arg_utils import EngineArgs
                 from vllm.v1.engine.llm_engine import LLMEngine
 
-                arguments = engine_arguments(model, self._shell, options, self.slots)
+                arguments = engine_arguments(model, self._shell, options, self.slots, threads)
                 return LLMEngine.from_engine_args(EngineArgs(**arguments))
 
         setting = "rollout.vllm.start_deadline_s"
@@ -248,6 +248,7 @@ class VLLMEngine:
                 found=f"{type(error).__name__}: {str(error).strip()}",
                 remedy="the engine's own messages stand above",
             ) from error
+        self._calls.started()
         for process in self.processes():
             unlink_shared_memory(process)
         length = engine.model_config.max_model_len

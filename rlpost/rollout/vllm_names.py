@@ -11,3 +11,6 @@ OWNER_VARIABLE = "RLPOST_ENGINE_OWNER"
 
 VOCABULARY_KEY = "rlpost_vocabulary"
 """The key of vLLM's additional configuration with the number of ids that may be sampled."""
+
+ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""The executor that keeps the model in the engine's own process, in the form that vLLM lets pass on a CPU."""

@@ -97,7 +97,7 @@ def runs_eagerly(options: VLLMConfig) -> bool:
 
 
 def engine_arguments(
-    config: ModelConfig, shell: ModelShell, options: VLLMConfig, slots: int
+    config: ModelConfig, shell: ModelShell, options: VLLMConfig, slots: int, threads: int | None
 ) -> dict[str, Any]:
     """The keyword arguments of vLLM's `EngineArgs`."""
     kv_cache_gib = options.kv_cache_gib or (1 if is_on_cpu() else None)
@@ -126,6 +126,10 @@ def engine_arguments(
     }
     if options.max_model_len is not None:
         arguments["max_model_len"] = options.max_model_len
+    if is_on_cpu() and threads is not None and options.tensor_parallel == 1:
+        # On a CPU vLLM would give the model a process of its own, to bind its threads there; it need not when
+        # their number is in the environment, and the second process costs as much as all of the first.
+        arguments["distributed_executor_backend"] = names.ONE_PROCESS
     if shell.vocabulary < shell.embeddings:
         arguments["logits_processors"] = [f"{names.PROCESS_MODULE}:KnownTokensOnly"]
         arguments["additional_config"] = {names.VOCABULARY_KEY: shell.vocabulary}

@@ -15,6 +15,9 @@ from rlpost.rollout.engine import SampleRequest
 if TYPE_CHECKING:
     from transformers.cache_utils import DynamicCache
 
+Prefill = Callable[[Sequence[tuple[int, ...]]], "DynamicCache"]
+"""Keys and values of prompts but for each one's last token, a row each."""
+
 PREFILL_TOKENS = 8192
 """Padded prompt tokens of one prefill pass; bounds the memory of prompts that wait computed."""
 
@@ -42,8 +45,7 @@ class WaitingLine:
     padding. The order is of no consequence for what is sampled.
     """
 
-    def __init__(self, prefill: Callable[[Sequence[tuple[int, ...]]], DynamicCache]) -> None:
-        self._prefill = prefill
+    def __init__(self) -> None:
         self._groups: deque[list[SampleRequest]] = deque()
         self._ready: Admission | None = None
         self._length = 0
@@ -58,10 +60,10 @@ class WaitingLine:
         self._groups.extend(groups)
         self._length += len(requests)
 
-    def admit(self, room: int) -> Iterator[Admission]:
+    def admit(self, room: int, prefill: Prefill) -> Iterator[Admission]:
         """Up to `room` waiting requests, in one admission for each prefill they come from."""
         while room > 0 and self._length > 0:
-            taken, left = _split(self._ready or self._compute(), room)
+            taken, left = _split(self._ready or self._compute(prefill), room)
             self._ready = left if left.requests else None
             self._length -= len(taken.requests)
             room -= len(taken.requests)
@@ -73,14 +75,14 @@ class WaitingLine:
             self._groups.extendleft(reversed(_by_prompt(self._ready.requests)))
             self._ready = None
 
-    def _compute(self) -> Admission:
+    def _compute(self, prefill: Prefill) -> Admission:
         size = len(next(prefill_batches(len(group[0].prompt_token_ids) for group in self._groups)))
         groups = [self._groups.popleft() for _ in range(size)]
         prompts = [group[0].prompt_token_ids for group in groups]
         members = [(request, row) for row, group in enumerate(groups) for request in group]
         return Admission(
             requests=tuple(request for request, _ in members),
-            prefix=self._prefill(prompts) if max(map(len, prompts)) > 1 else None,
+            prefix=prefill(prompts) if max(map(len, prompts)) > 1 else None,
             rows=torch.tensor([row for _, row in members]),
         )
 

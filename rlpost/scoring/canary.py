@@ -83,14 +83,25 @@ class Trial:
     failures: Sequence[Failure]
 
 
-def try_rewards(executor: Executor, prompts: Sequence[Prompt]) -> Iterator[Trial]:
-    """Each reward on the gold responses of `prompts`, or on its own `selfcheck`, and on garbage."""
+def try_rewards(executor: Executor, prompts: Sequence[Prompt], *, all_cases: bool = False) -> Iterator[Trial]:
+    """Each reward on the gold responses of `prompts`, or on its own `selfcheck`, and on garbage.
+
+    Args:
+        all_cases: try `selfcheck` also of a reward that gold responses tell enough about.
+    """
     for index, description in enumerate(executor.descriptions):
-        if description.uses_answer or description.has_gold:
+        golden = description.uses_answer or description.has_gold
+        if golden:
             yield _try_gold(executor, index, description, prompts)
-        elif description.has_selfcheck:
+        if description.has_selfcheck and (all_cases or not golden):
             yield _try_cases(executor, index, description)
         yield _try_garbage(executor, index, description, prompts)
+
+
+def only_timeouts(trial: Trial) -> bool:
+    """Whether no response was scored before its deadline: further ones would cost as long each."""
+    replies = [failure.reply for failure in trial.failures]
+    return 0 < trial.tried == len(replies) and all(reply.failed == "timeout" for reply in replies)
 
 
 def judge(trials: Iterable[Trial], max_failure_share: float) -> list[str]:

@@ -22,7 +22,7 @@ class ScoringLine:
     """
 
     def __init__(self, scorer: Scorer, *, background: bool) -> None:
-        self.scorer, self._background = scorer, background
+        self.scorer, self.background = scorer, background
         self._thread = ThreadPoolExecutor(1, "scoring")
         self._waiting: deque[Future[list[Trajectory]]] = deque()
         self._seconds = 0.0
@@ -36,7 +36,7 @@ class ScoringLine:
         """Have these scored."""
         if not trajectories:
             return
-        if self._background:
+        if self.background:
             self._waiting.append(self._thread.submit(self._score, trajectories))
             return
         done: Future[list[Trajectory]] = Future()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rlpost.data.trajectory import Prompt, RewardResult, Trajectory
 from rlpost.errors import RewardError, ScoringError
 from rlpost.scoring.batching import score_tasks
-from rlpost.scoring.canary import Trial, judge, try_rewards
+from rlpost.scoring.canary import Trial, judge, only_timeouts, try_rewards
 from rlpost.scoring.episodes import completion, failed_episode, is_of_environment, reward_of
 from rlpost.scoring.executor import Executor
 from rlpost.scoring.task import Reply, Task
@@ -21,6 +21,8 @@ from rlpost.scoring.verdict import FAILED, Verdict, failure
 if TYPE_CHECKING:
     from rlpost.config.schema import RewardConfig, ScoringConfig
 
+FIRST_TRIED = 2
+"""Gold answers that are tried before all others."""
 SEVERITY = ("scored", "unparseable", "timeout", "error")
 
 
@@ -140,11 +142,17 @@ class Scorer:
     def try_answers(self, prompts: Sequence[Prompt]) -> list[Trial]:
         """What the canary finds on all of these prompts, failures included.
 
+        On the first ones alone, where a function never answers to them in time.
+
         Raises:
             RewardError: a required column is missing.
         """
         self.check_columns(prompts[0].columns if prompts else ())
-        return list(try_rewards(self._executor, prompts))
+        if len(prompts) > FIRST_TRIED:
+            first = list(try_rewards(self._executor, prompts[:FIRST_TRIED]))
+            if any(map(only_timeouts, first)):
+                return first
+        return list(try_rewards(self._executor, prompts, all_cases=True))
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
         """The same trajectories with their rewards, those of their environments included.

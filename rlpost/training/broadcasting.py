@@ -73,7 +73,7 @@ class BroadcastTransport:
             return
         receivers = self._pool.call_all("receivers", deadline_s=self._start_s, setting="cluster.deadline_s")
         members = self._members(learners)
-        local = len({host for _, _, host, _ in members}) == 1
+        local = len({machine for _, _, machine, _ in members}) == 1
         offer = learners.offer(local, self._deadline_s)
         counts = [receiver.processes for receiver in receivers]
         on_cuda = {offer.device, *(receiver.device for receiver in receivers)} == {"cuda"}
@@ -156,7 +156,7 @@ class BroadcastTransport:
 
     def _members(self, learners: Learners) -> frozenset[tuple[str, int, str, int]]:
         processes = learners.group.processes() + self._pool.group.processes()
-        return frozenset((facts.role, facts.member, facts.host, facts.pid) for facts in processes)
+        return frozenset((facts.role, facts.member, facts.machine, facts.pid) for facts in processes)
 
 
 class _BrokenOffError(Exception):

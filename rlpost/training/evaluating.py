@@ -11,7 +11,7 @@ from rlpost.config.dependent import evaluation_environment
 from rlpost.config.held_out import held_out_sets, run_rewards
 from rlpost.config.schema import DataConfig, EvaluationConfig, RunConfig, StageConfig
 from rlpost.data import PromptSet
-from rlpost.evaluation import EvaluationSettings, evaluate, evaluation_manifest
+from rlpost.evaluation import EvaluationResult, EvaluationSettings, evaluate, evaluation_manifest
 from rlpost.monitor import Progress
 from rlpost.rollout.engine import SamplingSettings
 from rlpost.scoring import Scorer
@@ -72,19 +72,23 @@ class Evaluator:
         self.directory, self.progress = directory, progress
 
     def evaluate(self, state: RunState, stage: StageConfig) -> dict[str, float]:
-        """Evaluate the policy as it is, once per step and set; the summaries go into the state."""
+        """Evaluate the policy as it is, once per step and set; the summaries go into the state at the end."""
         due = [held_out for held_out in self.sets if not _is_done(state, held_out)]
         if not due:
             return {}
         start = time.perf_counter()
         self.workers.sync(self.learners, state.version)
-        metrics: dict[str, float] = {}
-        for held_out in due:
-            metrics |= self._ask(held_out, state, stage)
+        results = [self._ask(held_out, state, stage) for held_out in due]
         self.workers.rest()
+        metrics: dict[str, float] = {}
+        for held_out, result in zip(due, results, strict=True):
+            summary = {"step": state.step, "next_stage": stage.name, **result.summary()}
+            state.evaluations_of(held_out.name).append(summary)
+            prefix = f"eval/{held_out.name}/" if held_out.name else "eval/"
+            metrics |= {prefix + key.removeprefix("eval/"): value for key, value in result.scalars().items()}
         return metrics | {"time/evaluation_s": time.perf_counter() - start}
 
-    def _ask(self, held_out: HeldOutSet, state: RunState, stage: StageConfig) -> dict[str, float]:
+    def _ask(self, held_out: HeldOutSet, state: RunState, stage: StageConfig) -> EvaluationResult:
         settings, environment = self.config.evaluation, evaluation_environment(self.config)
         result = evaluate(
             held_out.prompts.prompts,
@@ -105,11 +109,8 @@ class Evaluator:
                 environment=environment,
             ),
         )
-        summary = {"step": state.step, "next_stage": stage.name, **result.summary()}
-        state.evaluations_of(held_out.name).append(summary)
-        self.progress.evaluation(f"step {state.step}", summary, held_out.name)
-        prefix = f"eval/{held_out.name}/" if held_out.name else "eval/"
-        return {prefix + name.removeprefix("eval/"): value for name, value in result.scalars().items()}
+        self.progress.evaluation(f"step {state.step}", result.summary(), held_out.name)
+        return result
 
     def _capacity(self, stage: StageConfig) -> int | None:
         """None where everything runs in this process: what shares a batch is then the same in every run."""

@@ -23,6 +23,7 @@ from rlpost.training.draw_seeds import draw_seeds
 from rlpost.training.evaluating import Evaluator
 from rlpost.training.learners import Learners, mean_over_updates
 from rlpost.training.reprofiling import Reprofiler
+from rlpost.training.run_status import RunStatus
 from rlpost.training.saving import Saver
 from rlpost.training.sources import Source, StepData
 from rlpost.training.stage_data import data_metrics
@@ -42,6 +43,7 @@ class Run:
     progress: Progress
     evaluator: Evaluator
     saver: Saver
+    status: RunStatus
     reprofiler: Reprofiler | None = None
 
 
@@ -50,27 +52,49 @@ def train_stage(run: Run, stage: StageConfig, prompts: PromptSet, source: Source
     state, train = run.state, stage.train
     objective = stage_objective(stage)
     sampler = stage_sampler(run, stage, prompts)
+    run.status.at(state, stage.name)
+    if state.unwritten is not None:
+        run.metrics.truncate_after(state.step - 1)  # it may have been written since that was saved
+    raise_if_asked()
     if state.stage_step == 0:
         run.evaluator.evaluate(state, stage)
     run.progress.stage(stage.name, train.steps, state.stage_step)
-    while state.stage_step < train.steps:
-        start = time.perf_counter()
-        metrics = train_step(run.learners, state, stage, objective, source, sampler, run.config.seed)
-        metrics |= data_metrics(prompts) | {"time/step_s": time.perf_counter() - start}
-        if run.config.evaluation.every and state.stage_step % run.config.evaluation.every == 0:
-            metrics |= run.evaluator.evaluate(state, stage)
-        if run.reprofiler is not None:
-            metrics |= run.reprofiler.after_step(stage, state, metrics.get("reward/mean"))
-            if "pivots/chosen" in metrics:
-                sampler = stage_sampler(run, stage, prompts)
-        state.wall_s += time.perf_counter() - start
+    while state.stage_step < train.steps or state.unwritten is not None:
+        if state.unwritten is None:
+            start = time.perf_counter()
+            metrics = train_step(run.learners, state, stage, objective, source, sampler, run.config.seed)
+            metrics |= data_metrics(prompts) | {"time/step_s": time.perf_counter() - start}
+            state.unwritten = {name: float(value) for name, value in metrics.items()}
+            state.wall_s += metrics["time/step_s"]
+            run.status.at(state, stage.name)
+        metrics = complete_step(run, stage)
+        if "pivots/chosen" in metrics:
+            sampler = stage_sampler(run, stage, prompts)
         run.metrics.write(state.step, stage.name, metrics)
+        state.unwritten = None
         run.progress.step(state.step, metrics)
+        run.status.at(state, stage.name)
         if run.saver.due(state) and state.stage_step < train.steps:
             run.saver.save(state)
         raise_if_asked()
     state.next_stage()
     run.saver.save(state)
+
+
+def complete_step(run: Run, stage: StageConfig) -> dict[str, float]:
+    """What belongs to a step after its update: an evaluation, new pivots. Returns the whole step's metrics.
+
+    Where that is broken off, `run.state` is as it was, and a resumed run does it again.
+    """
+    state, start = run.state, time.perf_counter()
+    assert state.unwritten is not None
+    if run.config.evaluation.every and state.stage_step % run.config.evaluation.every == 0:
+        state.unwritten |= run.evaluator.evaluate(state, stage)
+    metrics = dict(state.unwritten)
+    if run.reprofiler is not None:
+        metrics |= run.reprofiler.after_step(stage, state, metrics.get("reward/mean"))
+    state.wall_s += time.perf_counter() - start
+    return metrics
 
 
 def stage_sampler(run: Run, stage: StageConfig, prompts: PromptSet) -> PromptSampler:
@@ -101,6 +125,7 @@ def train_step(
     data = source.collect(sampler, objective, state)
     collected = time.perf_counter()
     prepared, data = prepare(learners, stage, objective, data, state, seed)
+    raise_if_asked()  # the last moment: from here on the learner and the state change
     signalled = time.perf_counter()
     critic = stage_critic(stage, objective)
     warming = critic is not None and state.stage_step < critic.warmup_steps

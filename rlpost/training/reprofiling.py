@@ -68,8 +68,9 @@ class Reprofiler:
         if not self._concerns(stage):
             return {}
         fresh = [] if reward is None else [reward]
-        state.pivot_rewards = [*state.pivot_rewards, *fresh][-self.when.window :]
-        if not self._used_up(state):
+        rewards = [*state.pivot_rewards, *fresh][-self.when.window :]
+        if not self._used_up(rewards, state.times_chosen):
+            state.pivot_rewards = rewards
             return {"pivots/times_chosen": float(state.times_chosen)}
         start = time.perf_counter()
         profiles = self._profile(stage, state)
@@ -96,9 +97,8 @@ class Reprofiler:
     def _concerns(self, stage: StageConfig) -> bool:
         return stage == pivot_stage(self.config)
 
-    def _used_up(self, state: RunState) -> bool:
-        rewards = state.pivot_rewards
-        full = len(rewards) == self.when.window and state.times_chosen < self.when.most
+    def _used_up(self, rewards: Sequence[float], times_chosen: int) -> bool:
+        full = len(rewards) == self.when.window and times_chosen < self.when.most
         return full and sum(rewards) / len(rewards) > self.when.above
 
     def _profile(self, stage: StageConfig, state: RunState) -> list[Profile]:

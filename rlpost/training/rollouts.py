@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from rlpost.config.schema import StageConfig
 from rlpost.data import PromptSampler
@@ -17,6 +18,7 @@ from rlpost.training.rounds import wants_greedy
 from rlpost.training.run_directory import RunDirectory
 from rlpost.training.sources import StepData, step_data
 from rlpost.training.state import RunState
+from rlpost.training.stopping import at_once, raise_if_asked
 from rlpost.training.workers import Workers
 
 WAIT_S = 0.5
@@ -114,6 +116,7 @@ class Rollouts:
     def _wait_for(self, step: int, lookahead: Lookahead) -> OpenBatch:
         reported = time.monotonic()
         while (batch := lookahead.pop(step)) is None:
+            raise_if_asked()
             self.workers.bring_back()
             self._turn(lookahead, SCORING_WAIT_S if self.line.busy else WAIT_S)
             if time.monotonic() - reported > self._report_every_s:
@@ -124,7 +127,10 @@ class Rollouts:
     def _turn(self, lookahead: Lookahead, wait_s: float) -> None:
         """Workers' answers go to the scorer, scored ones to their batches."""
         if self.workers.pool.outstanding:
-            self.line.put(self.workers.poll(wait_s))
+            answers = self.workers.poll(wait_s)
+            # Inline this is where rewards are waited for, and the driver has no other part in it.
+            with nullcontext() if self.line.background else at_once():
+                self.line.put(answers)
             wait_s = 0.0
         lookahead.take(self.line.take(wait_s))
 

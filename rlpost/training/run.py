@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,21 +20,26 @@ from rlpost.data import PromptSet
 from rlpost.errors import ActorLostError
 from rlpost.learner import DeepSpeedLearner, TorchLearner
 from rlpost.models import load_tokenizer
-from rlpost.monitor import MetricsWriter, Progress, write_report
+from rlpost.monitor import MetricsWriter, Progress
+from rlpost.preflight import cheap_findings, stop_at_errors
 from rlpost.rollout import RolloutWorker
 from rlpost.scoring import Scorer
 from rlpost.scoring.line import ScoringLine
-from rlpost.training.evaluating import Evaluator, before_and_after, load_held_out
+from rlpost.training.evaluating import Evaluator, load_held_out
+from rlpost.training.finishing import finish
 from rlpost.training.learners import Learners
 from rlpost.training.loop import Run, train_stage
 from rlpost.training.recovery import Recovery, rewind
 from rlpost.training.reprofiling import Reprofiler, load_candidates
 from rlpost.training.rollouts import Rollouts
 from rlpost.training.run_directory import RunDirectory, choose_directory
+from rlpost.training.run_status import RunStatus
 from rlpost.training.saving import Saver, run_identity
 from rlpost.training.sources import Demonstrations, Source
 from rlpost.training.stage_data import load_stages, remarks
 from rlpost.training.state import RunState
+from rlpost.training.status import LAUNCHER, RUN_ID
+from rlpost.training.stopping import StopNoticed, Stopped, hearing
 from rlpost.training.teachers import examine_teachers
 from rlpost.training.workers import Workers
 
@@ -49,8 +54,28 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
     Raises:
         UserError: the input is wrong; nothing was trained.
         RlpostError: the run failed; what was saved is intact.
+        Stopped: it was told to; there is a checkpoint of the last finished step.
     """
-    directory = choose_directory(config.output, config.name, output, resume)
+    warnings = stop_at_errors(list(cheap_findings(config, here=True, output=output)))
+    directory = choose_directory(config.output, config.name, output, resume, os.environ.get(RUN_ID))
+    if directory.stop.exists():
+        if LAUNCHER in os.environ:  # as when a job is queued again that was told to stop for good
+            print(f"the run was told to stop: {directory.stop} is there. Nothing was started.")
+            return directory.path
+        directory.stop.unlink()
+    with RunStatus(directory, config) as status:
+        train_in(directory, config, resume, status, warnings)
+    return directory.path
+
+
+def train_in(
+    directory: RunDirectory,
+    config: RunConfig,
+    resume: bool,
+    status: RunStatus,
+    warnings: Sequence[str] = (),
+) -> None:
+    """`train`, in a directory that is this run's; `status` is told how it goes, the user `warnings`."""
     if config.cluster.threads is not None:
         torch.set_num_threads(config.cluster.threads)
     tokenizer = load_tokenizer(config.model)
@@ -67,14 +92,14 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
                 unread=is_unrewarded(config),
             )
         )
-        noted = [*remarks(data), *unjudged(config)]
+        noted = [*(f"warning: {text}" for text in warnings), *remarks(data), *unjudged(config)]
         if config.scoring.canary:
             noted += scorer.canary(
                 data[sampling_stages(config)[0].name].prompts,
                 max_failure_share=config.scoring.max_failure_share,
             )
         line = stack.enter_context(ScoringLine(scorer, background=config.cluster.mode == "ray"))
-        progress = stack.enter_context(Progress(config.name))
+        progress = stack.enter_context(Progress(status.id, directory.path, log=status.say))
         for remark in noted:
             progress.message(remark)
         cluster = stack.enter_context(start_cluster(config.cluster, directory.logs, progress.message))
@@ -92,7 +117,7 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
         elif resume:
             progress.message("there is no checkpoint yet: starting from the beginning")
         directory.write_config(dump_config(config))
-        metrics = stack.enter_context(MetricsWriter(directory.path, config.monitor.tensorboard))
+        metrics = stack.enter_context(MetricsWriter(directory.path, config.monitor.tensorboard, status.id))
         take_back = rewind(directory, metrics.truncate_after)
         take_back(state.step)
         judge = scorer
@@ -102,7 +127,7 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
         reprofiler = None
         if candidates is not None:
             reprofiler = Reprofiler(config, candidates.prompts, learners, workers, scorer, progress)
-        run = Run(config, learners, state, metrics, progress, evaluator, saver, reprofiler)
+        run = Run(config, learners, state, metrics, progress, evaluator, saver, status, reprofiler)
         sampling = Sampling(workers, line, directory if config.monitor.rollouts else None, cluster)
         recovery = Recovery(
             saver,
@@ -112,8 +137,8 @@ def train(config: RunConfig, output: Path | None = None, resume: bool = False) -
             rewind=take_back,
             report=progress.message,
         )
-        run_to_the_end(run, data, sampling, recovery, learner_path)
-    return directory.path
+        with hearing(config.checkpoint.grace_s):
+            run_to_the_end(run, data, sampling, recovery, learner_path)
 
 
 @dataclass(frozen=True)
@@ -223,15 +248,36 @@ def run_to_the_end(
     recovery: Recovery,
     learner_path: Path | None,
 ) -> None:
-    """Stages and last words; from the last checkpoint again when a learner rank is lost meanwhile."""
+    """Stages and last words; from the last checkpoint again when a learner rank is lost meanwhile.
+
+    Raises:
+        Stopped: it was told to.
+    """
     while True:
         try:
-            run_stages(run, data, sampling, learner_path)
-            finish(run, run.saver.directory)
-            return
+            try:
+                run_stages(run, data, sampling, learner_path)
+                finish(run, run.saver.directory)
+                return
+            except StopNoticed as notice:
+                raise save_and_stop(run, sampling, str(notice)) from None
         except ActorLostError as error:
             state, learner_path = recovery.after(error, run.state)
             run = replace(run, state=state)
+
+
+def save_and_stop(run: Run, sampling: Sampling, reason: str) -> Stopped:
+    """Save the last finished step, unless that is done; how the run ends then.
+
+    Raises:
+        ActorLostError: a learner rank was lost meanwhile.
+    """
+    # What is still being sampled stays unread: it belongs to a step that is made again.
+    sampling.cluster.on_idle(None)
+    state = run.state
+    if state.step and not run.saver.has(state):
+        run.saver.save(state)
+    return Stopped(reason, state.step, run.saver.directory.path)
 
 
 def run_stages(
@@ -255,46 +301,3 @@ def run_stage(run: Run, data: Mapping[str, PromptSet], sampling: Sampling, learn
     sampling.cluster.phase = f"stage {stage.name}"
     source: Source = sampling.source(run, stage) if stage.has_rollouts else Demonstrations(stage)
     train_stage(run, stage, data[stage.name], source)
-
-
-def finish(run: Run, directory: RunDirectory) -> None:
-    """Evaluate once more, write the policy, the summary and the report, and say where they are."""
-    state, config = run.state, run.config
-    run.evaluator.evaluate(state, config.stages[-1])
-    run.learners.save_policy(directory.policy)
-    summary = {
-        "name": config.name,
-        "eval": before_and_after(state.evaluations, config),
-        "others": {
-            name: before_and_after(state.evaluations_of(name), config) for name in config.evaluation.others
-        },
-        "steps": state.step,
-        "wall_s": round(state.wall_s, 3),
-        "samples": state.samples,
-        "trained_tokens": state.trained_tokens,
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
-    directory.write_summary(summary)
-    write_report(directory.path)
-    run.progress.finish(closing_lines(summary, directory))
-
-
-def closing_lines(summary: Mapping[str, Any], directory: RunDirectory) -> list[str]:
-    """The last screen: what was learnt, and where everything is."""
-    lines = []
-    for name, scores in {"": summary["eval"], **summary["others"]}.items():
-        if not scores:
-            continue
-        before, after = scores["before"], scores["after"]
-        lines.append(
-            f"accuracy on {after['problems']} held-out problems{name and f' of {name}'}: "
-            f"{before['accuracy']:.3f} before -> {after['accuracy']:.3f} after "
-            f"({after['level']:.0%} interval {after['low']:.3f} to {after['high']:.3f})"
-        )
-    lines.append(
-        f"{summary['steps']} steps, {summary['samples']} samples, {summary['wall_s']:.0f} s of training"
-    )
-    lines.append(f"run     {directory.path}")
-    lines.append(f"policy  {directory.policy}")
-    lines.append(f"report  {directory.path / 'report.html'}")
-    return lines

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from rlpost.errors import UserError
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
+RUN, STOP, LAUNCH = "run.json", "stop", "launch"
+"""What is there before a run begins: its record, the wish that it stops, its launcher's files."""
 
 
 class RunDirectory:
@@ -44,8 +48,18 @@ class RunDirectory:
 
     @property
     def logs(self) -> Path:
-        """What each actor's process printed."""
+        """What each actor's process printed, and what the driver said."""
         return self.path / "logs"
+
+    @property
+    def driver_log(self) -> Path:
+        """What the driver said, over all its starts."""
+        return self.logs / "driver.log"
+
+    @property
+    def stop(self) -> Path:
+        """While it is there, the run is to save a checkpoint and to end."""
+        return self.path / STOP
 
     def rollouts(self, step: int) -> Path:
         return self.path / "rollouts" / f"step-{step:06d}.jsonl"
@@ -75,7 +89,9 @@ def _step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
-def choose_directory(folder: str, name: str, output: Path | None, resume: bool) -> RunDirectory:
+def choose_directory(
+    folder: str, name: str, output: Path | None, resume: bool, run_id: str | None = None
+) -> RunDirectory:
     """The directory of a new run, or of the one to resume.
 
     Args:
@@ -83,13 +99,13 @@ def choose_directory(folder: str, name: str, output: Path | None, resume: bool) 
         name: the run's name.
         output: the directory the user asked for.
         resume: take up `output`, or the newest run of this name.
+        run_id: of a new run, whose directory has its name; None makes one up.
 
     Raises:
         UserError: a new run would mix with files of another one, or there is no run to resume.
     """
     if output is not None:
-        occupied = output.exists() and (not output.is_dir() or any(output.iterdir()))
-        if occupied and not resume:
+        if not resume and not _is_free(output):
             raise UserError(
                 "the output directory is not empty",
                 where=output,
@@ -106,8 +122,23 @@ def choose_directory(folder: str, name: str, output: Path | None, resume: bool) 
                 remedy="name the run with --output DIR",
             )
         return RunDirectory(found[-1])
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return RunDirectory(Path(folder) / f"{name}-{stamp}")
+    return RunDirectory(Path(folder) / (run_id or new_run_id(name, datetime.now())))
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a new run may begin there: nobody has but, maybe, its launcher."""
+    before = {RUN, STOP, LAUNCH}
+    return not path.exists() or (path.is_dir() and {entry.name for entry in path.iterdir()} <= before)
+
+
+def new_run_id(name: str, at: datetime) -> str:
+    """`<name>-<time>-<hex4>`."""
+    return f"{name}-{at:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def name_of(run_id: str) -> str:
+    """The recipe's name in a run's id."""
+    return re.sub(r"-\d{8}-\d{6}(-[0-9a-f]{4})?$", "", run_id)
 
 
 def write_atomically(path: Path, text: str) -> None:

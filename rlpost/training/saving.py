@@ -14,7 +14,10 @@ from rlpost.training.run_directory import RunDirectory
 from rlpost.training.state import RunState
 
 STATE, LEARNER = "state.json", "learner"
-FREE_SECTIONS = ("name", "output", "cluster", "learner", "checkpoint", "monitor", "scoring", "evaluation")
+FREE_SECTIONS = (
+    *("name", "output", "cluster", "learner", "checkpoint", "monitor", "scoring", "evaluation"),
+    *("machines", "launch"),
+)
 """Top-level keys that may change between a run and its resumption: they do not touch the result."""
 
 
@@ -63,6 +66,7 @@ class Saver:
         learners: Learners,
     ) -> None:
         self.directory, self.config, self.identity, self.learners = directory, config, identity, learners
+        self._newest: int | None = None
 
     def due(self, state: RunState) -> bool:
         return state.step % self.config.every == 0
@@ -75,8 +79,14 @@ class Saver:
             state.save(folder / STATE)
 
         save_checkpoint(self.directory.checkpoints, state.step, self.identity, write, self.config.keep)
+        self._newest = state.step
+
+    def has(self, state: RunState) -> bool:
+        """Whether the newest checkpoint is of the state's step."""
+        return self._newest == state.step
 
     def restore(self, report: Callable[[str], None]) -> tuple[RunState, Path] | None:
         """The newest usable state, and the directory the learner is to load; None to start afresh."""
         found = find_checkpoint(self.directory.checkpoints, self.identity, report)
+        self._newest = None if found is None else found.step
         return None if found is None else (RunState.load(found.path / STATE), found.path / LEARNER)

@@ -65,6 +65,7 @@ class RunState:
         pivot_rewards: mean rewards of the last steps on the present pivots.
         times_chosen: how often the stage's pivots were chosen anew.
         solved: prompts of the stage with a right response so far, by variant (`data.variant_column`).
+        unwritten: the metrics of the last step, while its evaluation or its new pivots are still to come.
         samples, trained_tokens: totals.
         wall_s: seconds of training, over all sessions.
     """
@@ -83,6 +84,7 @@ class RunState:
     pivot_rewards: list[float] = field(default_factory=list)
     times_chosen: int = 0
     solved: dict[str, list[str]] = field(default_factory=dict)
+    unwritten: dict[str, float] | None = None
     samples: int = 0
     trained_tokens: int = 0
     wall_s: float = 0.0

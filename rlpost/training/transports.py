@@ -40,11 +40,14 @@ class BundleTransport:
     def __init__(self, pool: WorkerPool, weights: WeightsConfig) -> None:
         self._pool, self._weights = pool, weights
         self._current: tuple[WeightBundle, Any] | None = None
+        self._readable_on: str | None = None
 
     def send(self, learners: Learners, version: int) -> Delivery:
         start = time.monotonic()
         processes = learners.group.processes() + self._pool.group.processes()
-        bundle = learners.export(version, shared=self._shares_memory(processes))
+        shares = self._shares_memory(processes)
+        bundle = learners.export(version, shared=shares)
+        self._readable_on = processes[0].machine if shares else None
         self._current = bundle, self._pool.group.share(bundle)
         until = start + self._weights.deadline_s
         receipts = self._pool.call_all(
@@ -58,6 +61,9 @@ class BundleTransport:
     def prepare(self, member: int) -> bool:
         if self._current is not None:
             bundle, shared = self._current
+            machines = {f.member: f.machine for f in self._pool.group.processes()}
+            if self._readable_on is not None and machines[member] != self._readable_on:
+                return False
             receipt = self._pool.group.call(member, "load_weights", shared)
             verify_receipt(bundle, receipt, where=f"engine {member}")
         return True
@@ -65,14 +71,14 @@ class BundleTransport:
     def _shares_memory(self, processes: Sequence[ActorFacts]) -> bool:
         if self._weights.transport == "object_store" or is_inline(processes):
             return False
-        if self._weights.transport == "shared_memory" and len(hosts(processes)) > 1:
+        if self._weights.transport == "shared_memory" and not on_one_machine(processes):
             raise WeightTransferError(
                 "the learner's memory cannot be shared with workers of other hosts",
                 where="weights.transport",
-                found=f"shared_memory, and the hosts {', '.join(hosts(processes))}",
+                found=f"shared_memory, and the hosts {', '.join(sorted({p.host for p in processes}))}",
                 needed="broadcast or object_store, or auto to leave it to rlpost",
             )
-        return len(hosts(processes)) == 1
+        return on_one_machine(processes)
 
 
 def choose_transport(
@@ -88,15 +94,15 @@ def choose_transport(
     processes = learners.group.processes() + pool.group.processes()
     chosen = weights.transport
     if chosen == "auto" and cluster.placement == "split" and not is_inline(processes):
-        chosen = "broadcast" if len(hosts(processes)) > 1 else "shared_memory"
+        chosen = "broadcast" if processes and not on_one_machine(processes) else "shared_memory"
     if chosen == "broadcast":
         return BroadcastTransport(pool, weights.deadline_s, cluster.deadline_s)
     return BundleTransport(pool, weights)
 
 
-def hosts(processes: Sequence[ActorFacts]) -> list[str]:
-    """The names of the machines that the processes run on."""
-    return sorted({facts.host for facts in processes})
+def on_one_machine(processes: Sequence[ActorFacts]) -> bool:
+    """Whether all of them see each other."""
+    return len({facts.machine for facts in processes}) == 1
 
 
 def is_inline(processes: Sequence[ActorFacts]) -> bool:

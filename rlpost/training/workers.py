@@ -13,6 +13,7 @@ from rlpost.data.trajectory import Prompt, Trajectory, Turn
 from rlpost.errors import WeightTransferError
 from rlpost.rollout.task import RolloutTask, environment_seed, sample_seed, sampling_settings
 from rlpost.training.learners import Learners
+from rlpost.training.stopping import raise_if_asked
 from rlpost.training.transports import Transport, choose_transport
 from rlpost.training.worker_pool import Answer, Task, WorkerPool
 from rlpost.weights.transfer import WeightTransfer
@@ -52,6 +53,7 @@ class Workers:
         self._asked: set[str] = set()
         self._kept: list[Answer] = []
         self.version = -1
+        self._transferred: dict[str, float] = {}
 
     def configure(self, rollout: RolloutConfig) -> None:
         """Give every worker a stage's settings."""
@@ -64,7 +66,8 @@ class Workers:
         Responses that are being sampled go on under the new version.
 
         Returns:
-            weights/* metrics, the same whether or not a run was resumed just before.
+            weights/* metrics of how they came there: the same for a step whether an evaluation sent that
+            version before it, or a run was resumed in between.
 
         Raises:
             WeightTransferError: an engine does not hold what the learner sent.
@@ -74,12 +77,12 @@ class Workers:
             self._all("wake")
             self._asleep, self.version = False, -1
         if self.version == version:
-            return {}
+            return dict(self._transferred)
         self._learners = learners
         metrics = self._send(learners, version)
-        self.version = version
+        self.version, self._transferred = version, metrics
         self.pool.forgive()
-        return metrics
+        return dict(metrics)
 
     def bring_back(self) -> None:
         """Send the version anew if replaced workers wait for it; only while learners have nothing to do."""
@@ -217,4 +220,5 @@ class WorkersSource:
         self._workers.ask(groups)
 
     def poll(self, wait_s: float) -> list[Answer]:
+        raise_if_asked()
         return self._workers.poll_asked(wait_s)

@@ -16,12 +16,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rlpost.errors import BrokenTransferError
+from rlpost.machine import own_address
 
 Backend = Literal["gloo", "nccl"]
 
 LOOPBACK = "127.0.0.1"
-_ELSEWHERE = "192.0.2.1"
-"""An address that is nobody's (RFC 5737): asking for the way to it sends nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +41,16 @@ class Meeting:
 
 
 class Host:
-    """Rank 0's end of a meeting: a store that listens on one address only.
+    """Where processes meet: a store of torch's that listens on one address only.
+
+    It serves as long as this object lives.
 
     Args:
-        local: all members are on this host: the address is loopback's.
+        address: of this host; the default serves this host alone.
     """
 
-    def __init__(self, *, local: bool, deadline_s: float) -> None:
-        self.address = LOOPBACK if local else own_address(_ELSEWHERE)
+    def __init__(self, *, deadline_s: float, address: str = LOOPBACK) -> None:
+        self.address = address
         with socket.create_server((self.address, 0)) as listener:
             self.port: int = listener.getsockname()[1]
             self.store = dist.TCPStore(
@@ -126,14 +127,6 @@ class Communicator:
         # Else gloo listens on whatever address the host's name stands for.
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=own_address(meeting.host))]
         return dist.ProcessGroupGloo(store, self.rank, meeting.world_size, options)
-
-
-def own_address(other: str) -> str:
-    """The address of this host by which `other` can reach it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((other, 9))
-        address: str = probe.getsockname()[0]
-    return address
 
 
 def _broken(what: str, error: Exception) -> BrokenTransferError:

@@ -39,6 +39,7 @@ def evaluate_tiny(folder, *benchmarks, **options):
     return evaluate_model("tiny", benchmarks, **settings | options)
 
 
+@pytest.mark.slow
 def test_benchmarks_and_a_file_of_ones_own_end_in_one_table_and_one_folder_each(folder, capsys):
     mine = folder / "mine.jsonl"
     mine.write_text('{"q": "1+1=", "a": "2"}\n{"q": "2+2=", "a": "4"}\n')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -125,7 +126,9 @@ def test_an_interrupted_training_says_how_to_resume(rlpost, monkeypatch):
     )
     assert status == 130
     resume = "rlpost train configs/quickstart.yaml 'data.instruction=say it' --output 'my run' --resume"
-    assert err == f"\ninterrupted; resume with: {resume}\n"
+    assert err == (
+        f"\ninterrupted; resume with: {resume}; `rlpost stop 'my run'` would have saved a checkpoint first\n"
+    )
 
 
 def test_a_terminated_training_says_how_to_resume(rlpost, monkeypatch):
@@ -133,7 +136,11 @@ def test_a_terminated_training_says_how_to_resume(rlpost, monkeypatch):
     monkeypatch.setattr("rlpost.training.run.train", lambda *_: signal.raise_signal(signal.SIGTERM))
     status, _, err = rlpost("train", "configs/quickstart.yaml")
     assert status == 143
-    assert err == "\nended by SIGTERM; resume with: rlpost train configs/quickstart.yaml --resume\n"
+    assert re.fullmatch(
+        r"\nended by SIGTERM; resume with: rlpost train configs/quickstart.yaml "
+        r"--output runs/quickstart-[\d-]{15}-[0-9a-f]{4} --resume\n",
+        err,
+    )
     assert signal.getsignal(signal.SIGTERM) is before
 
 

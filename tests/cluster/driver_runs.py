@@ -101,9 +101,9 @@ class Driver:
         assert self.process.poll() is None, self.said[-2000:]
         time.sleep(random.uniform(0, 0.3))
 
-    def end(self, number):
-        """Give it a signal, as a terminal does for Ctrl-C; its exit status."""
-        (os.killpg if number == signal.SIGINT else os.kill)(self.process.pid, number)
+    def end(self, number, *, group=False):
+        """Give it a signal, or its whole group, as a terminal does for Ctrl-C; its exit status."""
+        (os.killpg if group else os.kill)(self.process.pid, number)
         return self.process.wait(PATIENCE_S)
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from ipaddress import IPv6Address
 from pathlib import Path
 
@@ -90,11 +91,10 @@ def listening(pids):
     """(address, process) of the TCP sockets that these processes listen on."""
     owners = {}
     for pid in pids:
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            try:
-                owners[str(descriptor.readlink())] = pid
-            except OSError:
-                continue
+        with suppress(OSError):  # it has ended
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):
+                    owners[str(descriptor.readlink())] = pid
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()

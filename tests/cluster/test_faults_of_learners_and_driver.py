@@ -1,7 +1,8 @@
-"""Learner ranks that are lost in a real run, which goes on; drivers that are ended, whose run is resumed."""
+"""Learner ranks lost in a real run, also in a broadcast; drivers that are ended, whose run is resumed."""
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -11,7 +12,19 @@ from importlib.util import find_spec
 
 import pytest
 from driver_runs import PATIENCE_S, RANKS, driver, wait_until
-from fault_runs import alive, asked, column, recipe, tokens, write_recipe
+from fault_runs import (
+    LEARNER,
+    WORKER,
+    Faults,
+    alive,
+    asked,
+    called,
+    column,
+    generating,
+    recipe,
+    tokens,
+    write_recipe,
+)
 
 from rlpost import cli
 from rlpost.learner import DeepSpeedLearner, TorchLearner
@@ -214,7 +227,34 @@ def test_a_rank_that_is_lost_again_and_again_ends_the_run_with_the_cause(tmp_pat
     assert "Traceback" not in err and "gloo" not in err
 
 
-def test_a_killed_and_an_interrupted_driver_leave_nothing_and_are_resumed_to_the_same_result(
+def test_members_lost_in_the_middle_of_a_broadcast_and_beside_it_change_no_sample(
+    undisturbed, tmp_path, monkeypatch, capfd
+):
+    faults = Faults(monkeypatch)
+    faults.plan(generating(2, member=0), faults.signal(signal.SIGKILL, WORKER, 0))
+    faults.plan(called(WORKER, 1, "receive_weights", 4), faults.signal(signal.SIGKILL, WORKER, 1))
+    # Longer silent than a transfer may take, and not long enough to be lost.
+    faults.plan(called(WORKER, 0, "receive_weights", 6), faults.signal(signal.SIGSTOP, WORKER, 0))
+    faults.plan(called(LEARNER, 0, "update", 7), faults.signal(signal.SIGKILL, WORKER, 1))
+    faults.plan(called(LEARNER, 0, "send_weights", 10), faults.signal(signal.SIGKILL, LEARNER, 0))
+    settings = (*RANKS, "train.steps=10", "weights={transport: broadcast, deadline_s: 25}")
+    run = training.train(recipe(tmp_path, *settings), tmp_path / "run")
+    assert json.loads((run / "summary.json").read_text())["steps"] == 10
+    assert column(run, "step") == list(range(1, 11))
+    # Of twice as many steps, whose workers read the learner's memory.
+    assert asked(run) == {step: ids for step, ids in asked(undisturbed).items() if step <= 10}
+    assert tokens(run) == {step: ids for step, ids in tokens(undisturbed).items() if step <= 10}
+    assert column(run, "policy/loss") == column(undisturbed, "policy/loss")[:10]
+    assert len(faults.victims) == 5 and not any(map(alive, faults.victims)) and faults.left() == []
+    printed = "".join(capfd.readouterr())
+    assert printed.count("fresh rollout workers take over") >= 2
+    assert "the weights did not arrive in time" in printed
+    assert "learner 0 died\n  where:  send_weights, on" in printed
+    assert "going on after step 8" in printed
+    assert sum(column(run, "rollout/worker_restarts")) >= 6
+
+
+def test_a_killed_driver_and_one_told_to_stop_leave_nothing_and_are_resumed_to_the_same_result(
     undisturbed, tmp_path
 ):
     with driver(tmp_path) as first:
@@ -224,26 +264,35 @@ def test_a_killed_and_an_interrupted_driver_leave_nothing_and_are_resumed_to_the
         first.end(signal.SIGKILL)
         wait_until(lambda: not any(map(alive, family)) and not first.family(), "processes are left", 10.0)
     with driver(tmp_path, resume=True) as second:
-        second.wait_for_step(11)
-        assert second.end(signal.SIGINT) == 130
+        second.wait_for_step(9)
+        # As from `timeout`: to the process and to its group, in which nothing may end before the driver.
+        os.kill(second.process.pid, signal.SIGTERM)
+        assert second.end(signal.SIGTERM, group=True) == 143
         assert second.family() == []
-        assert second.said.splitlines()[-1].startswith("interrupted; resume with: rlpost train ")
+        said = re.match(
+            r"stopped by SIGTERM, saved after step (\d+); resume with: rlpost train ",
+            second.said.splitlines()[-1],
+        )
     with driver(tmp_path, resume=True) as third:
         assert third.process.wait(PATIENCE_S) == 0, third.said[-2000:]
         assert third.family() == []
-    assert 4 <= second.resumed_after() <= third.resumed_after()
+    assert second.resumed_after() >= 4 and third.resumed_after() == int(said[1]) >= 9
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "done"
     assert_each_step_was_made_once_of_its_prompts(tmp_path / "run", undisturbed)
     assert learnt(tmp_path / "run") == learnt(undisturbed)
     assert tokens(tmp_path / "run") == tokens(undisturbed)
 
 
-def test_a_killed_driver_that_sampled_ahead_is_resumed_with_each_prompt_at_its_step(undisturbed, tmp_path):
-    with driver(tmp_path, *AHEAD) as first:
+def test_an_interrupted_driver_that_sampled_ahead_is_resumed_with_each_prompt_at_its_step(
+    undisturbed, tmp_path
+):
+    ahead = (*AHEAD, "cluster.learner_ranks=1")
+    with driver(tmp_path, *ahead) as first:
         first.wait_for_step(10)
-        family = first.family()
-        first.end(signal.SIGKILL)
-        wait_until(lambda: not any(map(alive, family)) and not first.family(), "processes are left", 10.0)
-    with driver(tmp_path, *AHEAD, resume=True) as second:
+        assert first.end(signal.SIGINT, group=True) == 130
+        assert first.family() == []
+        assert first.said.splitlines()[-1].startswith("interrupted; resume with: rlpost train ")
+    with driver(tmp_path, *ahead, resume=True) as second:
         assert second.process.wait(PATIENCE_S) == 0, second.said[-2000:]
     assert second.resumed_after() >= 8
     assert_each_step_was_made_once_of_its_prompts(tmp_path / "run", undisturbed)

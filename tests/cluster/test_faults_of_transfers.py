@@ -119,10 +119,11 @@ def test_a_tensor_that_is_damaged_on_its_way_to_vllm_stops_the_run_which_goes_on
 ):
     options = ("rollout.engine=vllm", "rollout.workers=1", "rollout.vllm.max_model_len=64", EVERY_STEP)
     config, run, faults = recipe(tmp_path, *options), tmp_path / "run", Faults(monkeypatch)
-    for version, how in ((5, corrupted), (12, dropped), (19, reordered)):
+    # A tensor that is not sent: tests/rollout/engine_contract.py, and above with the torch engine.
+    for version, how in ((5, corrupted), (12, reordered)):
         damage(version, how)
         with pytest.raises(WeightTransferError, match=NAME):
             train(config, run, resume=version > 5)
         assert_the_run_stopped_at(run, version)
     assert faults.scored == Counter(name for names in asked(run).values() for name in names)
-    assert len(faults.scored) == 19 * 16 and faults.left() == []
+    assert len(faults.scored) == 12 * 16 and faults.left() == []

@@ -82,7 +82,7 @@ def test_each_kind_of_long_wait_is_told_apart_on_the_terminal(tmp_path, monkeypa
                     begun,
                 )
         assert run.end(signal.SIGTERM) == 143
-        assert run.said.splitlines()[-1].startswith("ended by SIGTERM; resume with: rlpost train ")
+        assert run.said.splitlines()[-1].startswith("stopped by SIGTERM, saved after step ")
         assert run.family() == []
 
 

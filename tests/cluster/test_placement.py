@@ -7,7 +7,7 @@ import time
 import pytest
 
 from rlpost.cluster import LEARNER, WORKER, start_cluster
-from rlpost.cluster.placement import Bundle, Node, bundles, plan, refusal
+from rlpost.cluster.placement import Bundle, Node, bundles, plan, refusal, spread
 from rlpost.config.schema import (
     ClusterConfig,
     DataConfig,
@@ -130,6 +130,13 @@ def test_the_refusal_is_a_table_of_what_is_needed_and_what_is_there():
     )
 
 
+def test_seats_without_accelerators_go_to_all_machines_by_their_cpus():
+    assert spread(4, [Node("a", 0, 0, 2), Node("b", 0, 0, 2), Node("c", 0, 0, 2)], [0, 0, 0]) == [0, 1, 2, 0]
+    assert spread(3, [Node("big", 0, 0, 8), Node("small", 0, 0, 4)], [0, 0]) == [0, 0, 1]
+    assert spread(2, [Node("head", 0, 0, 0), Node("b", 0, 0, 1), Node("c", 0, 0, 1)], [0, 1, 0]) == [2, 1]
+    assert spread(2, [Node("a", 0, 0, 0), Node("b", 0, 0, 0)], [0, 0]) == [0, 1]
+
+
 class Looker:
     """Says which accelerators it may see."""
 
@@ -152,6 +159,7 @@ def cluster():
 @pytest.mark.cluster
 def test_a_run_waits_for_accelerators_in_use_and_is_refused_after_the_deadline(cluster):
     from rlpost.cluster import ray_placement
+    from rlpost.cluster.ray_nodes import nodes_by_id
 
     others = ray_placement.reserve(bundles(run_config(ranks=1, workers=2)), 60)
     needed = bundles(run_config(ranks=2, workers=1, tensor_parallel=2))
@@ -161,9 +169,9 @@ def test_a_run_waits_for_accelerators_in_use_and_is_refused_after_the_deadline(c
     assert sorted(ours.slots) == [(LEARNER, 0), (LEARNER, 1), (WORKER, 0)]
     seen = [identity for slot in ours.slots.values() for identity in slot.accelerators]
     assert sorted(seen) == ["0", "1", "2", "3"]
-    assert [node.free for node in ray_placement.nodes()] == [0]
+    assert [node.free for _, node in nodes_by_id()] == [0]
     ours.release()
-    while [node.free for node in ray_placement.nodes()] != [4]:
+    while [node.free for _, node in nodes_by_id()] != [4]:
         time.sleep(0.1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from pathlib import Path
@@ -12,22 +13,46 @@ from typer.testing import CliRunner
 
 from rlpost.cli import app
 from rlpost.cluster.placement import bundles
-from rlpost.config import load_config
+from rlpost.config import explain, load_config
 from rlpost.config.dependent import probe_tolerance
 from rlpost.config.explain.runtime import accelerators
 from rlpost.rollout.task import sampling_settings
+from rlpost.scoring.reference import resolve
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if not path.name.startswith("arms"))
-REAL_MODELS = [
-    "qwen3_4b",
-    "qwen2.5_math_7b",
-    "qwen2.5_math_7b_hpt",
-    "qwen2.5_32b",
-    "qwen2.5_7b_search_st_ppo",
-    "qwen3_30b_pivotrl",
-    "qwen3_4b_pope",
-]
+# Of each paper: recipe, row, prompts x samples in updates, steps, learning rate, prompt and response tokens.
+PAPERS = {
+    "ACE": ("qwen2.5_math_7b_ace", "grpo", (128, 16, 4), 400, 1e-6, (1024, 3072)),
+    "D3S": ("qwen2.5_math_7b_d3s", "d3s", (128, 8, 4), 300, 1e-6, (1024, 3072)),
+    "DAPO": ("qwen2.5_32b", "dapo", (512, 16, 16), 400, 1e-6, (2048, 20480)),
+    "DCPO": ("qwen2.5_math_7b_dcpo", "dcpo", (512, 16, 16), 400, 1e-6, (1024, 3072)),
+    "Dr. GRPO": ("qwen2.5_math_7b", "dr_grpo", (128, 8, 8), 1331, 1e-6, (1024, 3000)),
+    "GSPO": ("qwen3_30b_gspo", "gspo", (256, 16, 4), 500, 1e-6, (2048, 8192)),
+    "HPT": ("qwen2.5_math_7b_hpt", "hpt", (128, 8, 16), 500, 5e-6, (1024, 8192)),
+    "OTR": ("qwen2.5_7b_otr", "otr", (128, 1, 1), 600, 1e-5, (1024, 8192)),
+    "PivotRL": ("qwen3_30b_pivotrl", "pivotrl", (64, 16, 1), 360, 1e-6, (24576, 8192)),
+    "ST-PPO": ("qwen2.5_7b_search_st_ppo", "st_ppo", (512, 1, 2), 500, 1e-6, (2048, 500)),
+}
+# What sets each algorithm apart, as `rlpost explain` writes it.
+FORMULAS = {
+    "ACE": ["A_i (1 + 1 (softplus(c_i))) where A_i < 0", "(A>0 and rho>1.2) or (A<0 and rho<0.8)"],
+    "D3S": ["argmax Var(A) over 25 % -> 100 % of the batch; top 20 % -> 100 % of its tokens by |A| H"],
+    "DAPO": [
+        "(A>0 and rho>1.28) or (A<0 and rho<0.8)",
+        "L = 20480, c = L/5",
+        "groups with max(R) > min(R), refilled",
+    ],
+    "DCPO": ["min((1+sqrt(1+0.8/q))/2, 10)", "(1+sqrt(max(1-0.64/q, 0)))/2", "sum_i (1/n_i) sum_t L"],
+    "Dr. GRPO": ["A_i = R_i - mean(R)", "C = 3000"],
+    "GSPO": ["(A>0 and rho>1.0004) or (A<0 and rho<0.9997)", "rho_i = exp(mean_t log(pi_t / pi_den,t))"],
+    "HPT": ["1 if P > 0", "1 if P <= 0", "C = 8192", "- 0.001 agg(H_t)"],
+    "OTR": ["softmax(z/1.3), K = 256, R = 1 if a = x_t else -0.1"],
+    "PivotRL": ["A_i = R_i - mean(R_j, j != i)", "(A>0 and rho>1.2) or (A<0 and rho<0.8)"],
+    "ST-PPO": ["V_t+1 - V_t + A'_t+1", "over the tokens of turn k", "g / max(1, ||C||)", "+ 0.001 agg(k3"],
+}
+OTHERS = ["qwen3_4b", "qwen3_4b_pope"]
+REAL_MODELS = [recipe for recipe, *_ in PAPERS.values()] + OTHERS
 
 
 @pytest.fixture
@@ -89,6 +114,28 @@ def test_a_real_models_recipe_trains_in_bfloat16_and_saves_memory(name):
     assert all(stage.rollout.engine == "vllm" for stage in config.stages)
 
 
+@pytest.mark.parametrize("paper", PAPERS)
+def test_a_papers_recipe_has_its_algorithm_at_its_sizes(paper):
+    recipe, base, sizes, steps, rate, tokens = PAPERS[paper]
+    config = load_config(CONFIGS / f"{recipe}.yaml")
+    [stage] = config.stages
+    train = stage.train
+    assert stage.algorithm["base"] == base
+    assert (train.prompts_per_step, train.samples_per_prompt, train.updates_per_step) == sizes
+    assert (train.steps, train.learning_rate) == (steps, rate)
+    assert (stage.data.max_prompt_tokens, stage.rollout.max_response_tokens) == tokens
+    plan = " ".join(explain(config).split())
+    assert [formula for formula in FORMULAS[paper] if formula not in plan] == []
+
+
+@pytest.mark.parametrize("name", [*REAL_MODELS, "qwen2.5_7b_lora"])
+def test_the_machines_of_a_real_models_recipe_have_the_accelerators_that_it_reserves(name):
+    config = load_config(CONFIGS / f"{name}.yaml")
+    machines = config.machines
+    assert accelerators(config) == machines.count * machines.accelerators
+    assert machines.accelerator_gib == 80
+
+
 def test_the_quickstart_on_a_cluster_is_the_quickstart():
     plain, cluster = (load_config(CONFIGS / f"{n}.yaml") for n in ("quickstart", "quickstart_cluster"))
     assert plain.model == cluster.model and plain.evaluation == cluster.evaluation
@@ -98,3 +145,19 @@ def test_the_quickstart_on_a_cluster_is_the_quickstart():
         assert sampling_settings(ours.rollout) == sampling_settings(theirs.rollout)
     assert (cluster.cluster.mode, cluster.cluster.learner_ranks) == ("ray", 2)
     assert cluster.learner.backend == "deepspeed" and cluster.stages[1].rollout.engine == "vllm"
+
+
+def test_the_reward_of_dcpo_is_minus_one_without_a_box():
+    module, reward = resolve(str(CONFIGS / "rewards/boxed_math.py"))
+    cases = module.selfcheck()
+    assert [reward(**arguments)["score"] for arguments, _ in cases] == [1.0, 0.0, -1.0, -1.0, -1.0]
+    assert [score for _, score in cases] == [1.0, 0.0, -1.0, -1.0, -1.0]
+
+
+@pytest.mark.parametrize("name", [*REAL_MODELS, "qwen2.5_7b_lora"])
+def test_a_real_models_recipe_passes_the_check_without_a_hub_and_fits_its_machines(name, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    checked = CliRunner().invoke(app, ["check", f"configs/{name}.yaml", "--no-hub", "--json"])
+    assert checked.exit_code == 0, checked.output
+    report = json.loads(checked.output)
+    assert report["ok"] and len(report["findings"]) >= 8 and report["memory"]

@@ -13,8 +13,9 @@ import pytest
 
 from rlpost import cli
 from rlpost.doctor import Check, as_json, as_text, examine, fails
-from rlpost.doctor.machine import memory_limit, output_checks
+from rlpost.doctor.machine import output_checks
 from rlpost.doctor.packages import PYTHON, package_checks
+from rlpost.machine import memory_limit
 from rlpost.versions import DEPENDENCIES
 
 

@@ -39,7 +39,7 @@ def test_a_sound_recipe_passes_with_its_sizes_and_all_gold_answers(check):
     status, output = check()
     assert status == 0, output
     assert "2 prompts x 2 samples = 4 sequences" in output
-    for text in ("40 rows, 40 prompts", "40 of 40", "checks passed"):
+    for text in ("40 rows, 40 prompts", "40 of 40 score 1.0", "13 of 13 checks ok"):
         assert text in output
     status, output = check("--limit", "3")
     assert (status, "3 of 3" in output, "on the first 3 rows" in output) == (0, True, True)
@@ -52,7 +52,13 @@ def test_every_gold_answer_is_tried_and_a_failure_is_shown_with_its_row(check):
 
     status, output = check(change=change)
     assert status == 1
-    said = ("39 of 40", "line 38", "#### many", "the gold answer holds no", "2 of 6 checks failed")
+    said = (
+        "39 of 40",
+        "line 38",
+        "#### many",
+        "the gold answer holds no",
+        "2 errors (reward gsm8k, gold answers; reward gsm8k, garbage)",
+    )
     for text in said:
         assert text in output, text
 
@@ -61,8 +67,8 @@ def test_each_thing_that_cannot_be_loaded_is_one_failed_check(check, tmp_path):
     status, output = check("data.max_prompt_tokens=5")
     assert (status, "40 of 40 prompts have more than" in " ".join(output.split())) == (1, True)
     status, output = check("model.init=./no/such/model")
-    assert (status, "tokenizer cannot be loaded" in output, "not tried" in output) == (1, True, True)
-    status, output = check("rewards=nowhere.py")
+    assert (status, "there is nothing at" in output, "not tried" in output) == (1, True, True)
+    status, output = check("rewards=nowhere.py", "--no-hub")
     assert (status, "file does not exist" in output) == (1, True)
     (tmp_path / "level.py").write_text("def reward(completion, level): return 1.0")
     status, output = check(f"rewards={tmp_path / 'level.py'}")
@@ -101,3 +107,22 @@ def test_the_shipped_recipes_pass_on_the_real_data(project_root, shared_data):
         path = str(project_root / f"configs/{recipe}.yaml")
         result = CliRunner().invoke(app, ["check", path, *overrides])
         assert result.exit_code == 0, result.output[-2000:]
+
+
+def test_json_has_every_finding_with_its_remedy_and_the_rows_that_failed(check):
+    def change(rows):
+        rows[2]["answer"] = "#### many"
+        return rows
+
+    status, output = check("--json", "train.warmup_steps=9", change=change)
+    report = json.loads(output)
+    assert (status, report["recipe"], report["ok"]) == (1, "mine", False)
+    by_name = {entry["name"]: entry for entry in report["findings"]}
+    assert by_name["learning rate, stage train"]["remedy"] == "set train.warmup_steps below 5"
+    [failure] = by_name["reward gsm8k, gold answers"]["failures"]
+    assert (failure["row"], failure["answer"]) == ("line 3", "#### many")
+
+
+def test_the_fast_part_alone_loads_no_data(check):
+    status, output = check("--fast", "data.path=absent.jsonl", "rewards=nowhere.py")
+    assert (status, "absent.jsonl" in output, "checks ok" in output) == (0, False, True)

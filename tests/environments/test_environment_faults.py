@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -111,8 +112,9 @@ def _family(pid: int) -> list[int]:
     """The descendants of a process."""
     found = []
     for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, tasks.read_text().split()):
-            found += [child, *_family(child)]
+        with suppress(OSError):  # it has ended
+            for child in map(int, tasks.read_text().split()):
+                found += [child, *_family(child)]
     return found
 
 

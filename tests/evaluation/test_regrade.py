@@ -124,6 +124,7 @@ def test_missing_and_damaged_generations_are_named(run, tmp_path):
         regrade(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_grading_again_loads_no_model_library(run, tmp_path):
     run()
     code = (

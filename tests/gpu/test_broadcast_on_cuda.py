@@ -29,7 +29,7 @@ MEMBER = """
     tensors = {f"{i:02d}": torch.randn(1000, 37, generator=generator) for i in range(50)}
     places = tuple(plan_places(tensors, 0, torch.bfloat16))
     if rank == 0:
-        host = Host(local=True, deadline_s=60.0)
+        host = Host(deadline_s=60.0)
         print(host.port, flush=True)
         sender = Sender(host.meeting("nccl", world_size, 60.0), host, places, 2**20)
         for version in range(3):
@@ -72,7 +72,7 @@ def test_weights_are_broadcast_over_nccl():
 
 
 def test_a_group_of_one_meets_over_nccl_and_sends_to_itself():
-    host = Host(local=True, deadline_s=60.0)
+    host = Host(deadline_s=60.0)
     alone = Communicator(host.meeting("nccl", 1, 60.0), 0, host)
     sent = torch.arange(1000, dtype=torch.uint8, device="cuda")
     alone.broadcast(sent)

@@ -1,4 +1,6 @@
 import json
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from rlpost.errors import DeadlineError
 from rlpost.estimator import ALGORITHMS
 from rlpost.learner import TorchLearner
 from rlpost.learner.ranks import Ranks
+from rlpost.weights.communicator import Host
 
 
 @pytest.mark.slow
@@ -83,6 +86,37 @@ def test_ranks_together_make_the_update_that_one_alone_makes(world_size, tmp_pat
 def test_a_rank_that_waits_alone_stops_at_its_deadline(tmp_path):
     with pytest.raises(DeadlineError, match="learner rank 0 could not meet"):
         Ranks(0, 2, f"file://{tmp_path / 'meet'}", deadline_s=1.0)
+
+
+def meet(rank, world_size, meeting):
+    ranks = Ranks(rank, world_size, meeting, deadline_s=60.0)
+    assert ranks.gather({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
+    listening = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    mine = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # another thread has closed it
+            mine.add(str(entry.readlink()))
+    for line in listening:
+        fields = line.split()
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in mine:
+            assert fields[1].startswith("0100007F:"), "listens beyond loopback"
+
+
+@pytest.mark.slow
+def test_ranks_meet_at_a_store_and_a_second_group_at_a_store_of_its_own(tmp_path):
+    for number in range(2):
+        host = Host(deadline_s=60.0)
+        (tmp_path / str(number)).mkdir()
+        ends = run_ranks(meet, 2, tmp_path / str(number), f"tcp://{host.address}:{host.port}")
+        assert [status for status, _ in ends] == [0, 0], "\n".join(output for _, output in ends)
+
+
+def test_where_nobody_keeps_a_store_ranks_stop_at_their_deadline():
+    host = Host(deadline_s=1.0)
+    place = f"tcp://{host.address}:{host.port}"
+    del host
+    with pytest.raises(DeadlineError, match="learner rank 1 could not meet"):
+        Ranks(1, 2, place, deadline_s=0.2)
 
 
 def test_one_rank_needs_no_process_group():

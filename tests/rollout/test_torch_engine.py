@@ -1,4 +1,6 @@
+import gc
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -287,6 +289,25 @@ def test_requests_that_may_run_longest_start_first():
     samples, decoded, _ = counted(wanted, slots=2)
     assert len(samples[-1].token_ids) == 20
     assert len(decoded) == 20
+
+
+def test_the_keys_and_values_of_a_batch_are_gone_when_it_is_over_without_waiting_for_the_garbage_collector():
+    made = engine(slots=4)
+    gc.disable()
+    try:
+        made.add(ragged_requests(8))
+        made.step()
+        running = weakref.ref(made._decoder)
+        while made.unfinished:
+            made.step()
+        assert running() is None
+        made.add(ragged_requests(8))
+        made.step()
+        running = weakref.ref(made._decoder)
+        made.abort()
+        assert running() is None
+    finally:
+        gc.enable()
 
 
 def test_the_samples_of_one_prompt_share_one_prefill():

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def bundle(version: int, seed: int, *, tied: bool = True) -> WeightBundle:
     return WeightBundle.of(version, policy_tensors(peaked(load_model(model_config(tied=tied)), seed)))
 
 
-def start(*, tied: bool = True, **options: object) -> VLLMEngine:
-    return VLLMEngine(model_config(tied=tied), VLLMConfig(**options), slots=64, threads=1)
+def start(*, tied: bool = True, threads: int | None = 1, **options: object) -> VLLMEngine:
+    return VLLMEngine(model_config(tied=tied), VLLMConfig(**options), slots=64, threads=threads)
 
 
 @pytest.fixture(scope="module")
@@ -206,8 +207,9 @@ def wait_until(condition, seconds: float = 30.0) -> bool:
 
 def processes_below(pid: int) -> set[int]:
     """The ids of all descendants of a process."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    direct = {int(p) for p in children.read_text().split()} if children.exists() else set()
+    direct: set[int] = set()
+    with suppress(OSError):  # it has ended
+        direct.update(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
     return direct.union(*(processes_below(p) for p in direct)) if direct else set()
 
 
@@ -242,8 +244,10 @@ def test_an_engine_that_stands_still_fails_the_call_and_leaves_no_process(untied
 def test_an_engine_leaves_no_name_in_shared_memory(shared):
     def named() -> list[str]:
         pids = [pid for process in shared.processes() for pid in (process, *processes_below(process))]
-        maps = [Path(f"/proc/{pid}/maps").read_text() for pid in pids]
-        mapped = [name for text in maps for name in re.findall(r"/dev/shm/(\S+)", text)]
+        mapped = []
+        for pid in pids:
+            with suppress(OSError):  # it has ended
+                mapped += re.findall(r"/dev/shm/(\S+)", Path(f"/proc/{pid}/maps").read_text())
         return [name for name in mapped if Path("/dev/shm", name).exists()]
 
     assert wait_until(lambda: named() == []), named()
@@ -255,9 +259,10 @@ sys.path.insert(0, sys.argv[1])
 from test_vllm_engine import start
 
 if __name__ == "__main__":
-    engine = start()
+    waits = sys.argv[2] == "wait"
+    engine = start(threads=None if waits else 1)
     print(engine.processes()[0], flush=True)
-    if sys.argv[2] == "wait":
+    if waits:
         time.sleep(600)
 """
 
@@ -271,7 +276,8 @@ def test_no_process_of_the_engine_outlives_its_owner(end, tmp_path):
         try:
             engine_process = int(owner.stdout.readline())
             below = processes_below(engine_process)
-            assert below
+            # Where vLLM is to bind threads itself, the model has a process of its own.
+            assert bool(below) == (end == "wait")
             if end == "exit":
                 assert owner.wait(timeout=60) == 0
         finally:

@@ -148,6 +148,16 @@ def test_a_call_whose_engine_process_is_killed_names_the_signal(calls):
         calls.run("work", work, 30, "key")
 
 
+def test_the_end_of_an_engine_leaves_the_process_of_one_that_started_later(calls):
+    own = engine_process()
+    calls.started()
+    later = engine_process()
+    calls.close()
+    assert not own.is_alive() and later.is_alive()
+    later.kill()
+    later.join(timeout=30)
+
+
 def test_closed_calls_are_refused(calls):
     calls.close()
     with pytest.raises(RolloutError, match="is closed"):

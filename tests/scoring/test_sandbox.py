@@ -144,6 +144,7 @@ def test_honest_programs_run_as_outside(sandbox):
         assert found == (row.get("stdout", ""), code, "exit" if code else "ok"), (name, done)
 
 
+@pytest.mark.slow
 def test_each_limit_is_an_outcome_of_its_own_and_the_next_program_runs(sandbox):
     jail = sandbox._jail
     for name, (source, limits, expected) in ENDINGS.items():

@@ -204,3 +204,26 @@ def test_too_many_failures_stop_the_run_with_counts_and_notes(scorer_of):
     says = r"(?s)2 of 3 samples.*1 timeout, 1 error.*slow\nbroken.*at most 50%"
     with pytest.raises(ScoringError, match=says):
         scorer.check_failures(bad + good[:1])
+
+
+def test_a_function_that_hangs_is_tried_on_two_rows_and_its_own_cases_beside_gold_answers(tmp_path):
+    (tmp_path / "hangs.py").write_text(
+        "import time\ndef reward(completion, answer):\n    time.sleep(60)\n    return 1.0\n"
+    )
+    (tmp_path / "cases.py").write_text(
+        "def reward(completion, answer):\n    return float(completion == answer)\n"
+        "def selfcheck():\n    return [({'completion': '1', 'answer': '2'}, 1.0)]\n"
+    )
+    prompts = [Prompt(str(n), "p", (1,), {"answer": str(n)}) for n in range(40)]
+
+    def tried(name):
+        rewards = [RewardConfig(function=str(tmp_path / f"{name}.py"))]
+        with Scorer(rewards, ScoringConfig(workers=2, deadline_s=0.3)) as scorer:
+            return [(t.kind, t.tried, len(t.failures)) for t in scorer.try_answers(prompts)]
+
+    assert tried("hangs") == [("gold", 2, 2), ("garbage", 2, 2)]
+    assert [(kind, failures) for kind, _, failures in tried("cases")] == [
+        ("gold", 0),
+        ("selfcheck", 1),
+        ("garbage", 0),
+    ]

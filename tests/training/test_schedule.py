@@ -84,6 +84,7 @@ def delays(draw):
     return (lambda task: table[task.seed % len(table)]), (lambda step: updates[step % len(updates)])
 
 
+@pytest.mark.slow
 @given(st.sampled_from([0, 1, 2, 4]), delays(), st.integers(1, 5), st.integers(1, 3))
 @settings(max_examples=200, deadline=None)
 def test_no_token_is_older_than_the_bound_and_every_step_ends(staleness, delay, workers, slots):

@@ -29,7 +29,7 @@ def plan(tensors, dtype=torch.float32):
 
 def group(members, places, receive_plans=None, deadline_s=60.0):
     """A sender and so many receivers, which have met."""
-    host = Host(local=True, deadline_s=deadline_s)
+    host = Host(deadline_s=deadline_s)
     meeting = host.meeting("gloo", 1 + members, deadline_s)
     plans = receive_plans or [places] * members
     with ThreadPoolExecutor(1 + members) as pool:
@@ -149,7 +149,7 @@ def test_a_learner_whose_tensors_are_not_those_it_announced_says_so_after_all_it
 
 
 def test_a_member_that_does_not_come_or_goes_away_ends_the_wait_of_the_others():
-    host = Host(local=True, deadline_s=2.0)
+    host = Host(deadline_s=2.0)
     with pytest.raises(BrokenTransferError, match="broke off"):
         Communicator(host.meeting("gloo", 2, 2.0), 0, host)
     tensors = weights()
@@ -173,4 +173,4 @@ def test_a_member_that_does_not_come_or_goes_away_ends_the_wait_of_the_others():
 
 
 def test_members_listen_on_loopback_alone_when_all_are_on_one_host():
-    assert Host(local=True, deadline_s=5.0).address == "127.0.0.1"
+    assert Host(deadline_s=5.0).address == "127.0.0.1"
