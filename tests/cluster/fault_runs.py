@@ -91,9 +91,11 @@ class Faults:
         self.victims: list[int] = []
         self.scored: Counter[str] = Counter()
         self._planned: list[tuple[Callable[[Event], bool], Callable[[Event], None]]] = []
+        self._frozen: list[tuple[str, int, str, int]] = []
         start, answer, score = RayGroup.start, RayGroup._answer, Scorer.score
 
         def watched_start(group, member, method, *args):
+            self._freeze(group, member, method)
             call = start(group, member, method, *args)
             self._saw(group, "started", call)
             return call
@@ -126,9 +128,23 @@ class Faults:
 
         return harm
 
+    def in_call(
+        self, role: str, member: int, method: str, step: int, harm: Callable[[Event], None]
+    ) -> None:
+        """Do harm to a member that was sent a call and cannot answer it: it is stopped just before."""
+        self._frozen.append((role, member, method, step))
+        self.plan(called(role, member, method, step), harm)
+
     def left(self) -> list[int]:
         """Members' processes that are still there."""
         return [pid for pids in self.pids.values() for pid in pids if alive(pid)]
+
+    def _freeze(self, group, member: int, method: str) -> None:
+        for planned in list(self._frozen):
+            if planned[:3] == (group.role, member, method) and self.step >= planned[3]:
+                self._frozen.remove(planned)
+                pid = next(f.pid for f in group.processes() if f.member == member)
+                os.kill(pid, signal.SIGSTOP)
 
     def _saw(self, group, kind: str, call, answer: object = None) -> None:
         pid = next((f.pid for f in group.processes() if f.member == call.member), -1)
@@ -154,7 +170,7 @@ def generating(step: int, member: int) -> Callable[[Event], bool]:
 
 
 def called(role: str, member: int, method: str, step: int) -> Callable[[Event], bool]:
-    """A member was called in a step, and has not answered yet."""
+    """A member was called in a step; it may answer before harm is done (`Faults.in_call`)."""
     return lambda event: (
         (event.kind, event.role, event.member, event.method) == ("started", role, member, method)
         and event.step >= step

@@ -232,11 +232,11 @@ def test_members_lost_in_the_middle_of_a_broadcast_and_beside_it_change_no_sampl
 ):
     faults = Faults(monkeypatch)
     faults.plan(generating(2, member=0), faults.signal(signal.SIGKILL, WORKER, 0))
-    faults.plan(called(WORKER, 1, "receive_weights", 4), faults.signal(signal.SIGKILL, WORKER, 1))
+    faults.in_call(WORKER, 1, "receive_weights", 4, faults.signal(signal.SIGKILL, WORKER, 1))
     # Longer silent than a transfer may take, and not long enough to be lost.
-    faults.plan(called(WORKER, 0, "receive_weights", 6), faults.signal(signal.SIGSTOP, WORKER, 0))
+    faults.in_call(WORKER, 0, "receive_weights", 6, faults.signal(signal.SIGSTOP, WORKER, 0))
     faults.plan(called(LEARNER, 0, "update", 7), faults.signal(signal.SIGKILL, WORKER, 1))
-    faults.plan(called(LEARNER, 0, "send_weights", 10), faults.signal(signal.SIGKILL, LEARNER, 0))
+    faults.in_call(LEARNER, 0, "send_weights", 10, faults.signal(signal.SIGKILL, LEARNER, 0))
     settings = (*RANKS, "train.steps=10", "weights={transport: broadcast, deadline_s: 25}")
     run = training.train(recipe(tmp_path, *settings), tmp_path / "run")
     assert json.loads((run / "summary.json").read_text())["steps"] == 10
