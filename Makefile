@@ -4,7 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Python compiles the modules that it uses when it first does; pip would compile all, which takes it twice as long.
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 CONFIG ?= configs/quickstart.yaml
 
 # Tests start hundreds of processes: each would compile every module anew.
@@ -49,18 +50,18 @@ $(VENV)/python.stamp:
 	touch $@
 
 $(VENV)/core.stamp: $(VENV)/python.stamp requirements/core.lock pyproject.toml
-	$(PIP) install --quiet -r requirements/core.lock
-	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	$(PIP_INSTALL) -r requirements/core.lock
+	$(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/core.stamp requirements/dev.lock
-	$(PIP) install --quiet -r requirements/dev.lock
+	$(PIP_INSTALL) -r requirements/dev.lock
 	touch $@
 
 # vLLM for CPUs comes without its requirements, which the lock lists: pip would add CUDA builds that break torch.
 $(VENV)/cluster.stamp: $(VENV)/dev.stamp requirements/cluster.lock
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(sys.platform != "linux" or torch.version.cuda is not None)'; then \
-	  DS_ACCELERATOR=cpu $(PIP) install --quiet --no-deps --no-build-isolation --use-pep517 -r requirements/cluster.lock; \
+	  DS_ACCELERATOR=cpu $(PIP_INSTALL) --no-deps --no-build-isolation --use-pep517 -r requirements/cluster.lock; \
 	else \
 	  echo "note: vLLM and DeepSpeed are left out, and their tests skipped: requirements/cluster.lock is for Linux" \
 	    "with PyTorch's CPU build (docs/install.md)"; \
