@@ -4,12 +4,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Python compiles the modules that it uses when it first does; pip would compile all, which takes it twice as long.
-PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
+PIP_INSTALL = $(BIN)/python -m pip --disable-pip-version-check install --quiet $(COMPILE)
 CONFIG ?= configs/quickstart.yaml
 
-# Tests start hundreds of processes: each would compile every module anew.
+# Tests start hundreds of processes: each would compile every module anew. For pip to compile all modules, also those
+# that nobody uses, would double the time that it takes.
 unexport PYTHONDONTWRITEBYTECODE
+test check unit slow: COMPILE := --no-compile
 
 .DELETE_ON_ERROR:
 .PHONY: help train test check unit slow install lock docs clean

@@ -128,9 +128,7 @@ class Faults:
 
         return harm
 
-    def in_call(
-        self, role: str, member: int, method: str, step: int, harm: Callable[[Event], None]
-    ) -> None:
+    def in_call(self, role: str, member: int, method: str, step: int, harm: Callable[[Event], None]) -> None:
         """Do harm to a member that was sent a call and cannot answer it: it is stopped just before."""
         self._frozen.append((role, member, method, step))
         self.plan(called(role, member, method, step), harm)
