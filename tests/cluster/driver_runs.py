@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fault_runs import RECIPE, REWARD, alive, write_recipe
 
-RANKS = ("cluster.learner_ranks=2", "scoring.workers=2", "checkpoint.every=4")
+RANKS = ("cluster.learner_ranks=2", "rollout.workers=1", "scoring.workers=2", "checkpoint.every=4")
 SLOW_REWARD = "import time\n" + REWARD.replace("    return", "    time.sleep(0.03)\n    return")
 PATIENCE_S = 240.0
 

@@ -237,11 +237,11 @@ def test_members_lost_in_the_middle_of_a_broadcast_and_beside_it_change_no_sampl
     faults.in_call(WORKER, 0, "receive_weights", 6, faults.signal(signal.SIGSTOP, WORKER, 0))
     faults.plan(called(LEARNER, 0, "update", 7), faults.signal(signal.SIGKILL, WORKER, 1))
     faults.in_call(LEARNER, 0, "send_weights", 10, faults.signal(signal.SIGKILL, LEARNER, 0))
-    settings = (*RANKS, "train.steps=10", "weights={transport: broadcast, deadline_s: 25}")
-    run = training.train(recipe(tmp_path, *settings), tmp_path / "run")
+    settings = ("rollout.workers=2", "train.steps=10", "weights={transport: broadcast, deadline_s: 25}")
+    run = training.train(recipe(tmp_path, *RANKS, *settings), tmp_path / "run")
     assert json.loads((run / "summary.json").read_text())["steps"] == 10
     assert column(run, "step") == list(range(1, 11))
-    # Of twice as many steps, whose workers read the learner's memory.
+    # Of twice as many steps, whose only worker reads the learner's memory.
     assert asked(run) == {step: ids for step, ids in asked(undisturbed).items() if step <= 10}
     assert tokens(run) == {step: ids for step, ids in tokens(undisturbed).items() if step <= 10}
     assert column(run, "policy/loss") == column(undisturbed, "policy/loss")[:10]
@@ -286,7 +286,7 @@ def test_a_killed_driver_and_one_told_to_stop_leave_nothing_and_are_resumed_to_t
 def test_an_interrupted_driver_that_sampled_ahead_is_resumed_with_each_prompt_at_its_step(
     undisturbed, tmp_path
 ):
-    ahead = (*AHEAD, "cluster.learner_ranks=1")
+    ahead = (*AHEAD, "cluster.learner_ranks=1", "rollout.workers=2")
     with driver(tmp_path, *ahead) as first:
         first.wait_for_step(10)
         assert first.end(signal.SIGINT, group=True) == 130

@@ -24,6 +24,7 @@ pytestmark = [
 
 NAME, TWIN = "model.layers.1.mlp.gate_proj.weight", "model.layers.1.mlp.up_proj.weight"
 EVERY_STEP = "checkpoint={every: 1, keep: 30}"
+ONE_WORKER = "rollout.workers=1"
 
 
 def corrupted(bundle: WeightBundle) -> WeightBundle:
@@ -81,10 +82,8 @@ def assert_the_run_stopped_at(run, version: int) -> None:
 def test_a_tensor_that_is_corrupted_dropped_or_exchanged_stops_the_run_which_resumes_to_the_same_result(
     tmp_path, monkeypatch, damage, capfd
 ):
-    undisturbed = train(
-        recipe(tmp_path, "cluster.mode=inline", "rollout.workers=1"), tmp_path / "undisturbed"
-    )
-    config, run, faults = recipe(tmp_path, EVERY_STEP), tmp_path / "run", Faults(monkeypatch)
+    undisturbed = train(recipe(tmp_path, "cluster.mode=inline", ONE_WORKER), tmp_path / "undisturbed")
+    config, run, faults = recipe(tmp_path, EVERY_STEP, ONE_WORKER), tmp_path / "run", Faults(monkeypatch)
     damage(5, corrupted)
     with pytest.raises(WeightTransferError, match=rf"{NAME}'.*\n.*engine 0\n.*checksum"):
         train(config, run)
@@ -95,8 +94,8 @@ def test_a_tensor_that_is_corrupted_dropped_or_exchanged_stops_the_run_which_res
     assert_the_run_stopped_at(run, 9)
 
     damage(14, reordered)
-    command = ["rlpost", "train", str(write_recipe(tmp_path)), EVERY_STEP, "--output", str(run), "--resume"]
-    monkeypatch.setattr(sys, "argv", command)
+    command = ["rlpost", "train", str(write_recipe(tmp_path)), EVERY_STEP, ONE_WORKER]
+    monkeypatch.setattr(sys, "argv", [*command, "--output", str(run), "--resume"])
     capfd.readouterr()
     with pytest.raises(SystemExit) as end:
         main()
@@ -117,7 +116,7 @@ def test_a_tensor_that_is_corrupted_dropped_or_exchanged_stops_the_run_which_res
 def test_a_tensor_that_is_damaged_on_its_way_to_vllm_stops_the_run_which_goes_on_when_resumed(
     tmp_path, monkeypatch, damage
 ):
-    options = ("rollout.engine=vllm", "rollout.workers=1", "rollout.vllm.max_model_len=64", EVERY_STEP)
+    options = ("rollout.engine=vllm", ONE_WORKER, "rollout.vllm.max_model_len=64", EVERY_STEP)
     config, run, faults = recipe(tmp_path, *options), tmp_path / "run", Faults(monkeypatch)
     # A tensor that is not sent: tests/rollout/engine_contract.py, and above with the torch engine.
     for version, how in ((5, corrupted), (12, reordered)):

@@ -52,7 +52,10 @@ class DozingWorker(RolloutWorker):
 
 def test_each_kind_of_long_wait_is_told_apart_on_the_terminal(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    waits = ("train.steps=1000", "cluster.report_every_s=2", "cluster.hang_deadline_s=200")
+    waits = (
+        *("rollout.workers=2", "train.steps=1000"),
+        *("cluster.report_every_s=2", "cluster.hang_deadline_s=200"),
+    )
     with driver(tmp_path, *waits, "scoring.deadline_s=200", reward=REWARD, program=[__file__]) as run:
         run.wait_for_step(3)
         with trouble(run, Path("slow").touch, Path("slow").unlink) as begun:
