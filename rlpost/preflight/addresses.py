@@ -11,8 +11,8 @@ from rlpost.config.held_out import sampling_stages
 from rlpost.config.schema import RunConfig
 from rlpost.preflight.finding import ERROR, OK, WARNING, Finding, Level
 from rlpost.preflight.reach import is_taken, why_not
-from rlpost.preflight.target import Target
 from rlpost.preflight.variables import judges
+from rlpost.sizing.target import Target
 
 TOKEN_FILE = Path("~/.ray/auth_token")
 PROGRAMS = ("gcs_server", "raylet")

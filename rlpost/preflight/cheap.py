@@ -15,10 +15,10 @@ from rlpost.preflight.model_sizes import model_findings
 from rlpost.preflight.packages import package_findings
 from rlpost.preflight.sizes import size_findings
 from rlpost.preflight.storage import storage_findings
-from rlpost.preflight.target import Target, find_target
 from rlpost.preflight.variables import tool_findings, variable_findings
 from rlpost.sizing import describe, plan_memory
 from rlpost.sizing.model_facts import ModelFacts, model_facts
+from rlpost.sizing.target import Target, find_target
 
 
 def cheap_findings(
@@ -78,7 +78,7 @@ def stop_at_errors(findings: Sequence[Finding]) -> list[str]:
 
 def _memory(config: RunConfig, target: Target) -> Iterator[Finding]:
     try:
-        yield from memory_findings(plan_memory(config, hub=False), target)
+        yield from memory_findings(plan_memory(config, hub=False, target=target))
     except ConfigError as error:  # a critic's or teacher's model
         found = f"not planned: {error.details['found'] or error.what}"
         yield Finding("memory", UNTRIED, found, str(error.details["remedy"]))

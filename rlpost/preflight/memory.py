@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlpost.preflight.finding import ERROR, OK, UNTRIED, WARNING, Finding, Level
-from rlpost.preflight.target import Target
 from rlpost.sizing import MemoryPlan, Place
 from rlpost.sizing.words import amount
 
@@ -19,20 +18,13 @@ SHOWN = 3
 """Remedies that a finding names."""
 
 
-def memory_findings(plan: MemoryPlan, target: Target) -> Iterator[Finding]:
+def memory_findings(plan: MemoryPlan) -> Iterator[Finding]:
     """What is needed beside what is there, at each place."""
-    known = {
-        "accelerator": target.accelerator_bytes,
-        "host": target.memory_bytes,
-        "shared": target.shared_memory_bytes,
-    }
-    for place in plan.places:
-        # The plan takes this machine where the recipe says nothing, though the run may be for others.
-        yield _finding(place, known[place.kind] is not None)
+    return map(_finding, plan.places)
 
 
-def _finding(place: Place, known: bool) -> Finding:
-    level = LEVELS[place.verdict] if known else UNTRIED
+def _finding(place: Place) -> Finding:
+    level = LEVELS[place.verdict]
     seats = ", ".join(f"{count} x {role.name}" if count > 1 else role.name for role, count in place.seats)
     name = f"{place.kind} memory, {place.name}"
     found = f"{amount(place.needed)} needed for {seats}"

@@ -8,8 +8,8 @@ from rlpost.config.held_out import held_out_sets, sampling_stages
 from rlpost.config.schema import RunConfig, VLLMConfig
 from rlpost.machine import GIB
 from rlpost.preflight.finding import ERROR, OK, WARNING, Finding
-from rlpost.preflight.target import Target
 from rlpost.sizing.model_facts import ModelFacts
+from rlpost.sizing.target import Target
 from rlpost.sizing.words import amount
 
 

@@ -8,7 +8,7 @@ from rlpost.config.dependent import evaluation_environment
 from rlpost.config.held_out import run_rewards, sampling_stages
 from rlpost.config.schema import RunConfig
 from rlpost.preflight.finding import ERROR, OK, UNTRIED, WARNING, Finding, Level
-from rlpost.preflight.target import Target
+from rlpost.sizing.target import Target
 from rlpost.versions import CONFLICT, DEPENDENCIES, MISSING, NEW, Installed, companions, inspect
 from rlpost.versions import OK as FITS
 

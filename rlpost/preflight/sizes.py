@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from rlpost.cluster.placement import Node, bundles, plan
 from rlpost.config.schema import RunConfig
 from rlpost.preflight.finding import ERROR, OK, UNTRIED, WARNING, Finding
-from rlpost.preflight.target import Target
+from rlpost.sizing.target import Target
 
 IDLE_SHARE = 0.1
 """Of the learners' time that may go to waiting for the rank with the most sequences."""

@@ -13,8 +13,8 @@ from rlpost.config.rules.critic_rules import stage_critic
 from rlpost.config.schema import RunConfig
 from rlpost.machine import GIB, SHARED_FOLDER
 from rlpost.preflight.finding import ERROR, OK, WARNING, Finding
-from rlpost.preflight.target import Target
 from rlpost.sizing.model_facts import ModelFacts
+from rlpost.sizing.target import Target
 from rlpost.sizing.words import amount
 
 OTHER_FILES = 1 * GIB
@@ -114,7 +114,7 @@ def _space(config: RunConfig, facts: ModelFacts | None, folder: Path) -> Finding
 
 
 def _shared(config: RunConfig, facts: ModelFacts | None, target: Target) -> Finding:
-    name, there = str(SHARED_FOLDER), target.shared_memory_bytes or 0.0
+    name, there = str(SHARED_FOLDER), target.shared_memory_bytes or 0
     needed, why = float(ENOUGH_SHARED), "for Ray and what processes exchange"
     if config.weights.transport == "object_store" and facts is not None:
         weights = facts.base * (2 if config.model.dtype == "bfloat16" else FLOAT32)

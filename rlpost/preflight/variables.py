@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from rlpost.config.held_out import run_rewards
 from rlpost.config.schema import RunConfig
 from rlpost.preflight.finding import ERROR, OK, WARNING, Finding
-from rlpost.preflight.target import Target
+from rlpost.sizing.target import Target
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 DRIVER = Path("/proc/driver/nvidia/version")

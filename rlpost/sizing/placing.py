@@ -27,11 +27,10 @@ def seat(config: RunConfig, roles: Mapping[str, Role], target: Target) -> tuple[
 
     Without accelerators Ray puts members where CPUs are free; all are counted on the first machine then.
     """
-    machines = [
-        Machine(accelerators=[Counter() for _ in range(target.accelerators)]) for _ in range(target.machines)
-    ]
+    each = target.accelerators or 0
+    machines = [Machine(accelerators=[Counter() for _ in range(each)]) for _ in range(target.count)]
     fault = None
-    if not target.accelerators:
+    if not each:
         machines[0].host.update({name: role.count for name, role in roles.items()})
         return machines, None
     if config.cluster.mode == "inline":
@@ -39,7 +38,7 @@ def seat(config: RunConfig, roles: Mapping[str, Role], target: Target) -> tuple[
             machines[0].host[name] += 1
             machines[0].accelerators[0][name] += 1
     else:
-        fault = _seat_bundles(config, machines, target)
+        fault = _seat_bundles(config, machines, each)
     for name, role in roles.items():
         if name not in _placed(roles):
             machines[0].host[name] += role.count
@@ -53,20 +52,21 @@ def _placed(roles: Mapping[str, Role]) -> list[str]:
     return [name for name in roles if name in (FIRST, OTHERS, "rollout worker")]
 
 
-def _seat_bundles(config: RunConfig, machines: list[Machine], target: Target) -> str | None:
+def _seat_bundles(config: RunConfig, machines: list[Machine], each: int) -> str | None:
+    """As accelerators are handed out, so many of each machine; what is wrong with that, if anything."""
     needed = bundles(config)
-    nodes = [Node(f"machine {i + 1}", target.accelerators, target.accelerators) for i in range(len(machines))]
+    nodes = [Node(f"machine {i + 1}", each, each) for i in range(len(machines))]
     found, fault = plan(needed, nodes), None
     if found is None:
         total = sum(bundle.size for bundle in needed)
-        has = f"{target.machines} x {target.accelerators}"
+        has = f"{len(machines)} x {each}"
         fault = (
             f"the run places {total} accelerators, and the target has {has}: memory is that of more machines"
         )
         # As many machines as it takes, so that there is something to be said of each.
-        while found is None and len(nodes) < 1024 and max(b.size for b in needed) <= target.accelerators:
-            nodes.append(Node(f"machine {len(nodes) + 1}", target.accelerators, target.accelerators))
-            machines.append(Machine(accelerators=[Counter() for _ in range(target.accelerators)]))
+        while found is None and len(nodes) < 1024 and max(b.size for b in needed) <= each:
+            nodes.append(Node(f"machine {len(nodes) + 1}", each, each))
+            machines.append(Machine(accelerators=[Counter() for _ in range(each)]))
             found = plan(needed, nodes)
         if found is None:
             return fault
@@ -96,7 +96,7 @@ def places(
     for seats, count in cards.items():
         name = "accelerator with " + " and ".join(dict(seats))
         yield _place(name, "accelerator", count, seats, roles, target.accelerator_bytes, in_turns)
-    for kind, limit in (("host", target.host_bytes), ("shared", target.shared_bytes)):
+    for kind, limit in (("host", target.memory_bytes), ("shared", target.shared_memory_bytes)):
         hosts = Counter(tuple(sorted(machine.host.items())) for machine in machines if machine.host)
         for number, (seats, count) in enumerate(hosts.items()):
             name = f"machine {number + 1}" if count == 1 else f"{count} machines"

@@ -15,28 +15,29 @@ from rlpost.sizing.model_facts import ModelFacts, model_facts
 from rlpost.sizing.placing import FIRST, places, seat
 from rlpost.sizing.remedies import remedies
 from rlpost.sizing.rollout import Sampling, least_bytes, worker_role
-from rlpost.sizing.target import Target, target_of
+from rlpost.sizing.target import Target, find_target
 from rlpost.sizing.transfer import receiver_lines, sender_lines
 
 
-def plan_memory(config: RunConfig, *, hub: bool = True) -> MemoryPlan:
+def plan_memory(config: RunConfig, *, hub: bool = True, target: Target | None = None) -> MemoryPlan:
     """How much memory a recipe takes, by role and by place, beside what its target has. Nothing is loaded.
 
     Args:
         hub: whether the Hugging Face hub may be asked for a model's configuration.
+        target: the machines; those that the recipe describes, or else this one, without it.
 
     Raises:
         ConfigError: a model's configuration cannot be had.
         CompositionError: a stage's algorithm is not valid.
     """
-    target = target_of(config.machines)
-    found = _plan(config, target, hub)
+    machines = target or find_target(config)
+    found = _plan(config, machines, hub)
     short = [place for place in found.places if place.verdict == "does not fit"]
     if not short:
         return found
 
     def replanned(changed: RunConfig) -> MemoryPlan:
-        return _plan(changed, target, hub)
+        return _plan(changed, machines, hub)
 
     helped = tuple(
         replace(place, remedies=remedies(config, place, replanned)) if place in short else place
@@ -55,7 +56,7 @@ def _plan(config: RunConfig, target: Target, hub: bool) -> MemoryPlan:
     found = list(places(machines, roles, target, in_turns=in_turns))
     if sampling is not None and (share := _vllm_share(sampling, roles)):
         found.append(share)
-    notes = [f"the model's sizes are from {facts.source}", f"the target is {target.source}"]
+    notes = [f"the model's sizes are from {facts.source}", f"what the machines have: {target.source}"]
     notes += [fault] if fault else []
     notes += _length_notes(config, facts)
     return MemoryPlan(facts, tuple(roles.values()), tuple(found), tuple(notes))
@@ -69,7 +70,7 @@ def _roles(
     sampling: Sampling | None,
     hub: bool,
 ) -> Iterator[Role]:
-    machines = target.machines
+    machines = target.count
     worst = max(
         (learner_roles(LearnerSetting.of(config, stage, facts, kind), hub) for stage in config.stages),
         key=lambda roles: roles[0].peak(kind),

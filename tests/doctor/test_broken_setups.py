@@ -23,10 +23,10 @@ from rlpost.preflight import (
     cheap_findings,
     stop_at_errors,
     storage,
-    target,
     variables,
 )
 from rlpost.preflight.packages import needed_packages
+from rlpost.sizing import target
 from rlpost.versions import inspect
 
 RECIPE = """

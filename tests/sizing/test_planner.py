@@ -2,6 +2,7 @@ import pytest
 
 from rlpost.config import load_config
 from rlpost.errors import ConfigError
+from rlpost.machine import memory_limit
 from rlpost.sizing import describe, plan_memory
 
 GIB = 2**30
@@ -74,6 +75,26 @@ def test_every_rank_that_loads_the_model_counts_on_its_machine(project_root):
 def test_more_than_the_target_has_is_said(project_root):
     plan = planned(project_root, "qwen2.5_math_7b", "machines.accelerators=4")
     assert any("places 8 accelerators, and the target has 1 x 4" in note for note in plan.notes)
+
+
+def test_what_nobody_says_of_machines_elsewhere_is_unknown_and_not_what_this_one_has(project_root):
+    silent = ("machines.count=2", "machines.memory_gib=null", "machines.shared_memory_gib=null")
+    plan = planned(project_root, "qwen2.5_math_7b", *silent)
+    assert {place.verdict for place in plan.places if place.kind != "accelerator"} == {"unknown"}
+    assert (
+        plan.notes[1] == "what the machines have: from the section machines; unknown: memory, shared memory"
+    )
+
+
+def test_what_nobody_says_of_a_run_on_this_machine_is_what_this_one_has(project_root):
+    config = load_config(
+        project_root / "configs/quickstart.yaml", ["machines.accelerators=0", "data.limit=100"]
+    )
+    plan = plan_memory(config, hub=False)
+    assert plan.places[0].limit == memory_limit()
+    assert plan.notes[1] == (
+        "what the machines have: from the section machines and this machine (memory, shared memory)"
+    )
 
 
 def test_an_adapter_takes_little_beside_its_frozen_model(project_root):
