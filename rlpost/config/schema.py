@@ -144,7 +144,7 @@ class VLLMConfig(Section):
     """Accelerators of one machine that one engine is split over."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     """Share of an accelerator's memory for weights, activations, keys and values."""
-    kv_cache_gib: int | None = Field(default=None, ge=1)
+    kv_cache_gib: float | None = Field(default=None, gt=0)
     """GiB for keys and values. Null: what is left of `gpu_memory_utilization`; 1 without an accelerator."""
     max_model_len: int | None = Field(default=None, ge=2)
     """The longest sequence, prompt plus response, in tokens. Null: all the model's positions."""

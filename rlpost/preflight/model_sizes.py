@@ -96,7 +96,7 @@ def _cache(config: RunConfig, options: VLLMConfig, target: Target, facts: ModelF
     tokens = (facts.layers - windowed) * length + windowed * min(length, facts.window or length)
     needed = 2 * heads * facts.head_size * size * tokens
     name = "keys and values"
-    found = f"one sequence of {length} tokens takes {amount(needed)} of {gib} GiB"
+    found = f"one sequence of {length} tokens takes {amount(needed)} of {gib:g} GiB"
     if needed <= gib * GIB:
         yield Finding(name, OK, f"{found}: {int(gib * GIB // max(1, needed))} at a time")
     else:

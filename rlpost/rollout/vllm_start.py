@@ -108,7 +108,7 @@ def engine_arguments(
         "dtype": config.dtype,
         "tensor_parallel_size": options.tensor_parallel,
         "gpu_memory_utilization": options.gpu_memory_utilization,
-        "kv_cache_memory_bytes": kv_cache_gib * 2**30 if kv_cache_gib else None,
+        "kv_cache_memory_bytes": int(kv_cache_gib * 2**30) if kv_cache_gib else None,
         "max_num_seqs": slots,
         "enforce_eager": runs_eagerly(options),
         "enable_prefix_caching": True,

@@ -120,7 +120,7 @@ def _vllm(sampling: Sampling) -> Iterator[Line]:
 def _key_value_room(sampling: Sampling, weights: int) -> int:
     options = sampling.engine.vllm
     if options.kv_cache_gib is not None:
-        return options.kv_cache_gib * GIB
+        return int(options.kv_cache_gib * GIB)
     if sampling.kind != "accelerator":
         return GIB
     if sampling.card_bytes is None:

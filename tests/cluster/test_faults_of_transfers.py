@@ -116,7 +116,12 @@ def test_a_tensor_that_is_corrupted_dropped_or_exchanged_stops_the_run_which_res
 def test_a_tensor_that_is_damaged_on_its_way_to_vllm_stops_the_run_which_goes_on_when_resumed(
     tmp_path, monkeypatch, damage
 ):
-    options = ("rollout.engine=vllm", ONE_WORKER, "rollout.vllm.max_model_len=64", EVERY_STEP)
+    options = (
+        "rollout.engine=vllm",
+        ONE_WORKER,
+        "rollout.vllm={max_model_len: 64, kv_cache_gib: 0.1}",
+        EVERY_STEP,
+    )
     config, run, faults = recipe(tmp_path, *options), tmp_path / "run", Faults(monkeypatch)
     # A tensor that is not sent: tests/rollout/engine_contract.py, and above with the torch engine.
     for version, how in ((5, corrupted), (12, reordered)):

@@ -164,7 +164,7 @@ def test_a_vllm_engine_that_is_killed_or_stopped_and_a_killed_worker_are_replace
     overrides = (
         "rollout.engine=vllm",
         "rollout.workers=1",
-        "rollout.vllm={stall_deadline_s: 10, max_model_len: 64}",
+        "rollout.vllm={stall_deadline_s: 10, max_model_len: 64, kv_cache_gib: 0.1}",
         "evaluation.problems=1",
     )
     run = train(recipe(tmp_path, *overrides), tmp_path / "run")

@@ -26,7 +26,7 @@ model:
   tiny: {hidden_size: 32, layers: 2, heads: 1, intermediate_size: 64, max_positions: 64}
 data: {task: addition, limit: 200, template: none, max_prompt_tokens: 16, demonstration_column: demonstration}
 rewards: FOLDER/digits.py
-rollout: {engine: vllm, max_response_tokens: 8, vllm: {kv_cache_gib: 1, max_model_len: 64}}
+rollout: {engine: vllm, max_response_tokens: 8, vllm: {kv_cache_gib: 0.1, max_model_len: 64}}
 stages:
   - {name: sft, source: demonstrations, algorithm: sft, train: {samples_per_prompt: 1}}
   - name: otr

@@ -54,7 +54,7 @@ def test_vllms_server_keeps_the_contract(tmp_path):
     port, log = free_port(), tmp_path / "server.log"
     options = {
         "model": model, "host": "127.0.0.1", "port": port, "served-model-name": "tiny", "dtype": "float32",
-        "max-num-seqs": 64,
+        "max-num-seqs": 64, "kv-cache-memory-bytes": 2**28,
     }  # fmt: skip
     program = tmp_path / "serve.py"
     program.write_text(SERVER)
@@ -64,7 +64,6 @@ def test_vllms_server_keeps_the_contract(tmp_path):
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_HOST_IP": "127.0.0.1",
         "TORCH_COMPILE_DISABLE": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": "1",
     }

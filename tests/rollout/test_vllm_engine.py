@@ -41,7 +41,9 @@ def bundle(version: int, seed: int, *, tied: bool = True) -> WeightBundle:
 
 
 def start(*, tied: bool = True, threads: int | None = 1, **options: object) -> VLLMEngine:
-    return VLLMEngine(model_config(tied=tied), VLLMConfig(**options), slots=64, threads=threads)
+    return VLLMEngine(
+        model_config(tied=tied), VLLMConfig(kv_cache_gib=0.25, **options), slots=64, threads=threads
+    )
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +176,7 @@ def padded(tmp_path_factory):
 
 
 def test_a_padded_vocabulary_is_never_sampled_and_every_eos_id_ends_a_response(padded):
-    engine = VLLMEngine(padded, VLLMConfig(max_model_len=64), slots=64, threads=1)
+    engine = VLLMEngine(padded, VLLMConfig(max_model_len=64, kv_cache_gib=0.25), slots=64, threads=1)
     try:
         model, known = load_model(padded), len(load_tokenizer(padded))
         assert known < 299

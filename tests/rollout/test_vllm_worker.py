@@ -11,7 +11,7 @@ import pytest
 from played import check_turns, task
 from test_vllm_engine import bundle, gone, model_config, wait_until
 
-from rlpost.config.schema import RolloutConfig
+from rlpost.config.schema import RolloutConfig, VLLMConfig
 from rlpost.data.trajectory import Prompt
 from rlpost.errors import EngineLostError
 from rlpost.models.tokenizer import build_tiny_tokenizer
@@ -41,7 +41,7 @@ def poll_all(worker: RolloutWorker) -> dict[str, object]:
 
 def test_weights_arrive_in_flight_and_a_killed_engine_reaches_the_driver_by_the_next_poll():
     before = multiprocessing.active_children()
-    rollout = RolloutConfig(engine="vllm", slots=32)
+    rollout = RolloutConfig(engine="vllm", slots=32, vllm=VLLMConfig(kv_cache_gib=0.25))
     worker = RolloutWorker(model_config(tied=True), rollout, seed=0, threads=1, background=True)
     assert worker.poll(60).version == -1
     outcomes = {}

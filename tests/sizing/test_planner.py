@@ -105,6 +105,12 @@ def test_an_adapter_takes_little_beside_its_frozen_model(project_root):
     assert learner["optimizer"].bytes == 8 * 80_740_352
 
 
+def test_an_engine_may_be_given_a_part_of_a_gibibyte(project_root):
+    changes = ["machines.accelerators=0", "rollout.vllm.kv_cache_gib=0.0625"]
+    plan = plan_memory(load_config(project_root / "configs/quickstart_cluster.yaml", changes), hub=False)
+    assert lines_of(plan.role("rollout worker"))["keys and values"].bytes == 2**26
+
+
 def test_without_accelerators_all_is_host_memory(project_root):
     changes = ["machines.accelerators=0", "machines.memory_gib=8", "data.limit=100", "evaluation.problems=10"]
     plan = plan_memory(load_config(project_root / "configs/quickstart.yaml", changes), hub=False)

@@ -115,7 +115,7 @@ def test_episodes_are_played_on_ray_with_vllm_and_trained_with_deepspeed(config,
         config(
             "cluster.mode=ray",
             "rollout.engine=vllm",
-            "rollout.vllm.max_model_len=128",
+            "rollout.vllm={max_model_len: 128, kv_cache_gib: 0.25}",
             "learner={backend: deepspeed, zero_stage: 2}",
             "train.max_staleness=1",
             "algorithm.denominator=behaviour",

@@ -46,7 +46,7 @@ def flipped(bundle):
 
 @pytest.fixture(scope="module")
 def engine():
-    engine = VLLMEngine(MODEL, VLLMConfig(), slots=4, threads=1)
+    engine = VLLMEngine(MODEL, VLLMConfig(kv_cache_gib=0.25), slots=4, threads=1)
     yield engine
     engine.close()
 
