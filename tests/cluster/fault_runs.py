@@ -55,7 +55,7 @@ def recipe(folder: Path, *overrides: str, reward: str = REWARD):
 
 @dataclass(frozen=True)
 class Event:
-    """A call that the driver has just started, or whose answer it has just got.
+    """A call that the driver is about to start or has just started, or whose answer it has just got.
 
     Attributes:
         step: the step that is being made, from 1; its last event is the answer to its update.
@@ -91,18 +91,17 @@ class Faults:
         self.victims: list[int] = []
         self.scored: Counter[str] = Counter()
         self._planned: list[tuple[Callable[[Event], bool], Callable[[Event], None]]] = []
-        self._frozen: list[tuple[str, int, str, int]] = []
         start, answer, score = RayGroup.start, RayGroup._answer, Scorer.score
 
         def watched_start(group, member, method, *args):
-            self._freeze(group, member, method)
+            self._saw(group, "starting", member, method)
             call = start(group, member, method, *args)
-            self._saw(group, "started", call)
+            self._saw(group, "started", member, method)
             return call
 
         def watched_answer(group, call):
             value = answer(group, call)
-            self._saw(group, "answered", call, value)
+            self._saw(group, "answered", call.member, call.method, value)
             if (call.role, call.member, call.method) == (LEARNER, 0, "update"):
                 self.step += 1
             return value
@@ -130,26 +129,19 @@ class Faults:
 
     def in_call(self, role: str, member: int, method: str, step: int, harm: Callable[[Event], None]) -> None:
         """Do harm to a member that was sent a call and cannot answer it: it is stopped just before."""
-        self._frozen.append((role, member, method, step))
+        self.plan(calling(role, member, method, step), lambda event: os.kill(event.pid, signal.SIGSTOP))
         self.plan(called(role, member, method, step), harm)
 
     def left(self) -> list[int]:
         """Members' processes that are still there."""
         return [pid for pids in self.pids.values() for pid in pids if alive(pid)]
 
-    def _freeze(self, group, member: int, method: str) -> None:
-        for planned in list(self._frozen):
-            if planned[:3] == (group.role, member, method) and self.step >= planned[3]:
-                self._frozen.remove(planned)
-                pid = next(f.pid for f in group.processes() if f.member == member)
-                os.kill(pid, signal.SIGSTOP)
-
-    def _saw(self, group, kind: str, call, answer: object = None) -> None:
-        pid = next((f.pid for f in group.processes() if f.member == call.member), -1)
-        known = self.pids.setdefault((call.role, call.member), [])
+    def _saw(self, group, kind: str, member: int, method: str, answer: object = None) -> None:
+        pid = next((f.pid for f in group.processes() if f.member == member), -1)
+        known = self.pids.setdefault((group.role, member), [])
         if pid not in known:
             known.append(pid)
-        event = Event(kind, self.step, call.role, call.member, call.method, pid, answer)
+        event = Event(kind, self.step, group.role, member, method, pid, answer)
         for planned in list(self._planned):
             when, harm = planned
             if when(event):
@@ -164,6 +156,14 @@ def generating(step: int, member: int) -> Callable[[Event], bool]:
         (event.kind, event.role, event.member, event.method) == ("answered", WORKER, member, "poll")
         and event.step >= step
         and event.answer.unfinished > 0
+    )
+
+
+def calling(role: str, member: int, method: str, step: int) -> Callable[[Event], bool]:
+    """A member is about to be called in a step."""
+    return lambda event: (
+        (event.kind, event.role, event.member, event.method) == ("starting", role, member, method)
+        and event.step >= step
     )
 
 

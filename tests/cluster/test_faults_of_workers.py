@@ -19,6 +19,7 @@ from fault_runs import (
     asked,
     below,
     called,
+    calling,
     column,
     generating,
     recipe,
@@ -158,9 +159,11 @@ def test_a_vllm_engine_that_is_killed_or_stopped_and_a_killed_worker_are_replace
 
         return harm
 
-    faults.plan(generating(3, member=0), strike(signal.SIGKILL, the_engine=True))
+    # Before it hears of the step's requests, so that it cannot have answered all of them when it dies.
+    faults.plan(calling(WORKER, 0, "submit", 3), strike(signal.SIGSTOP, the_engine=True))
+    faults.plan(generating(3, member=0), lambda _: os.kill(engines[0], signal.SIGKILL))
     faults.in_call(WORKER, 0, "load_weights", 8, strike(signal.SIGKILL, the_engine=False))
-    faults.plan(generating(13, member=0), strike(signal.SIGSTOP, the_engine=True))
+    faults.plan(calling(WORKER, 0, "submit", 13), strike(signal.SIGSTOP, the_engine=True))
     overrides = (
         "rollout.engine=vllm",
         "rollout.workers=1",
@@ -171,8 +174,7 @@ def test_a_vllm_engine_that_is_killed_or_stopped_and_a_killed_worker_are_replace
     assert len(set(engines)) == 3
     assert not any(alive(pid) for pid in families)
     printed = "".join(capfd.readouterr())
-    # It is seen in a step, or before the next call if the step's answer had just come.
-    where = rf"(step|between two calls), process {engines[0]}"
+    where = rf"(add|step|between two calls), process {engines[0]}"
     assert re.search(rf"the vLLM engine died\n  where:  {where}\n", printed), printed[-4000:]
     assert re.search(r"rollout worker 0 died\n  where:  load_weights, ", printed)
     assert f"the vLLM engine made no progress\n  where:  step, processes {engines[2]}\n" in printed
