@@ -137,6 +137,10 @@ class DataConfig(Section):
     """A new seeded order every epoch; otherwise file order."""
 
 
+CPU_KV_CACHE_GIB = 1.0
+"""What vLLM gets for keys and values without an accelerator, unless `kv_cache_gib` says otherwise."""
+
+
 class VLLMConfig(Section):
     """The vLLM engine of each rollout worker; read only with `rollout.engine: vllm`."""
 

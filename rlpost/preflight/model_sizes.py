@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlpost.config.held_out import held_out_sets, sampling_stages
-from rlpost.config.schema import RunConfig, VLLMConfig
+from rlpost.config.schema import CPU_KV_CACHE_GIB, RunConfig, VLLMConfig
 from rlpost.machine import GIB
 from rlpost.preflight.finding import ERROR, OK, WARNING, Finding
+from rlpost.sizing.learner import DTYPE_BYTES
 from rlpost.sizing.model_facts import ModelFacts
+from rlpost.sizing.rollout import response_bytes
 from rlpost.sizing.target import Target
 from rlpost.sizing.words import amount
 
@@ -86,15 +88,11 @@ def _heads(options: VLLMConfig, facts: ModelFacts) -> Finding:
 
 def _cache(config: RunConfig, options: VLLMConfig, target: Target, facts: ModelFacts) -> Iterator[Finding]:
     """vLLM starts only where its memory for keys and values holds one sequence of the full length."""
-    gib = options.kv_cache_gib or (1 if target.accelerators == 0 else None)
+    gib = options.kv_cache_gib or (CPU_KV_CACHE_GIB if target.accelerators == 0 else None)
     length = options.max_model_len or facts.positions
     if gib is None or length is None:
         return
-    size = 2 if config.model.dtype == "bfloat16" else 4
-    heads = max(1, facts.kv_heads // options.tensor_parallel)
-    windowed = 0 if facts.window is None else facts.windowed_layers
-    tokens = (facts.layers - windowed) * length + windowed * min(length, facts.window or length)
-    needed = 2 * heads * facts.head_size * size * tokens
+    needed = response_bytes(facts, length, DTYPE_BYTES[config.model.dtype], options.tensor_parallel)
     name = "keys and values"
     found = f"one sequence of {length} tokens takes {amount(needed)} of {gib:g} GiB"
     if needed <= gib * GIB:

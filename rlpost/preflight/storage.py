@@ -13,6 +13,7 @@ from rlpost.config.rules.critic_rules import stage_critic
 from rlpost.config.schema import RunConfig
 from rlpost.machine import GIB, SHARED_FOLDER
 from rlpost.preflight.finding import ERROR, OK, WARNING, Finding
+from rlpost.sizing.learner import DTYPE_BYTES
 from rlpost.sizing.model_facts import ModelFacts
 from rlpost.sizing.target import Target
 from rlpost.sizing.words import amount
@@ -99,7 +100,7 @@ def _space(config: RunConfig, facts: ModelFacts | None, folder: Path) -> Finding
     if facts is None:
         return Finding(name, OK, f"{amount(free)} free; the size of a checkpoint is not known")
     each, count = checkpoint_bytes(config, facts), config.checkpoint.keep + 1
-    policy = facts.base * (2 if config.model.dtype == "bfloat16" else FLOAT32)
+    policy = facts.base * DTYPE_BYTES[config.model.dtype]
     needed = each * count + policy + OTHER_FILES
     found = (
         f"{amount(free)} free; {count} checkpoints x {amount(each)} + policy {amount(policy)} + other files "
@@ -117,7 +118,7 @@ def _shared(config: RunConfig, facts: ModelFacts | None, target: Target) -> Find
     name, there = str(SHARED_FOLDER), target.shared_memory_bytes or 0
     needed, why = float(ENOUGH_SHARED), "for Ray and what processes exchange"
     if config.weights.transport == "object_store" and facts is not None:
-        weights = facts.base * (2 if config.model.dtype == "bfloat16" else FLOAT32)
+        weights = facts.base * DTYPE_BYTES[config.model.dtype]
         needed, why = needed + weights, f"for one version of the weights ({amount(weights)}) in Ray's objects"
     found = f"{amount(there)}; {amount(needed)} needed {why}"
     if needed <= there:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlpost.config.schema import ModelConfig, VLLMConfig
+from rlpost.config.schema import CPU_KV_CACHE_GIB, ModelConfig, VLLMConfig
 from rlpost.models import load_model, load_tokenizer
 from rlpost.models.causal_lm import loading
 from rlpost.rollout import vllm_names as names
@@ -100,7 +100,7 @@ def engine_arguments(
     config: ModelConfig, shell: ModelShell, options: VLLMConfig, slots: int, threads: int | None
 ) -> dict[str, Any]:
     """The keyword arguments of vLLM's `EngineArgs`."""
-    kv_cache_gib = options.kv_cache_gib or (1 if is_on_cpu() else None)
+    kv_cache_gib = options.kv_cache_gib or (CPU_KV_CACHE_GIB if is_on_cpu() else None)
     arguments: dict[str, Any] = {
         "model": shell.path,
         "revision": config.revision if shell.path == config.init else None,

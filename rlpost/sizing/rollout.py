@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rlpost.config.schema import RolloutConfig, RunConfig
+from rlpost.config.schema import CPU_KV_CACHE_GIB, RolloutConfig, RunConfig
 from rlpost.sizing import process_sizes
 from rlpost.sizing.learner import DTYPE_BYTES
 from rlpost.sizing.memory import Kind, Line, Moment, Role
@@ -122,7 +122,7 @@ def _key_value_room(sampling: Sampling, weights: int) -> int:
     if options.kv_cache_gib is not None:
         return int(options.kv_cache_gib * GIB)
     if sampling.kind != "accelerator":
-        return GIB
+        return int(CPU_KV_CACHE_GIB * GIB)
     if sampling.card_bytes is None:
         dtype = DTYPE_BYTES[sampling.config.model.dtype]
         one = response_bytes(sampling.facts, sampling.longest, dtype, sampling.tensor_parallel)

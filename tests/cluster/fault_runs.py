@@ -152,26 +152,24 @@ class Faults:
 
 def generating(step: int, member: int) -> Callable[[Event], bool]:
     """A worker has reported some responses of a step, and has others unfinished."""
-    return lambda event: (
-        (event.kind, event.role, event.member, event.method) == ("answered", WORKER, member, "poll")
-        and event.step >= step
-        and event.answer.unfinished > 0
-    )
+    polled = _moment("answered", WORKER, member, "poll", step)
+    return lambda event: polled(event) and event.answer.unfinished > 0
 
 
 def calling(role: str, member: int, method: str, step: int) -> Callable[[Event], bool]:
     """A member is about to be called in a step."""
-    return lambda event: (
-        (event.kind, event.role, event.member, event.method) == ("starting", role, member, method)
-        and event.step >= step
-    )
+    return _moment("starting", role, member, method, step)
 
 
 def called(role: str, member: int, method: str, step: int) -> Callable[[Event], bool]:
     """A member was called in a step; it may answer before harm is done (`Faults.in_call`)."""
+    return _moment("started", role, member, method, step)
+
+
+def _moment(*wanted) -> Callable[[Event], bool]:
+    """Kind, role, member, method, and the first step that counts."""
     return lambda event: (
-        (event.kind, event.role, event.member, event.method) == ("started", role, member, method)
-        and event.step >= step
+        (event.kind, event.role, event.member, event.method) == wanted[:4] and event.step >= wanted[4]
     )
 
 
