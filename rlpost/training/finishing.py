@@ -17,6 +17,7 @@ def finish(run: Run, directory: RunDirectory) -> None:
     state, config = run.state, run.config
     run.status.at(state, "finishing")
     run.evaluator.evaluate(state, config.stages[-1])
+    run.status.at(state, "finishing")  # with the last score
     run.learners.save_policy(directory.policy)
     summary = {
         "id": run.status.id,

@@ -11,7 +11,9 @@ import pytest
 from rlpost.errors import CheckpointError, NonFiniteError, UserError
 from rlpost.monitor import read_metrics
 from rlpost.training import replay, train
+from rlpost.training.evaluating import Evaluator
 from rlpost.training.recording import read_rollouts
+from rlpost.training.status import read_record
 
 MACHINE_DEPENDENT = "time/"
 
@@ -62,6 +64,18 @@ def test_the_saved_policy_answers_as_the_learner_did(finished):
     assert tokenizer(trajectory.prompt.text)["input_ids"] == list(trajectory.prompt.token_ids)
     with torch.no_grad():
         assert model(torch.tensor([trajectory.prompt.token_ids])).logits.isfinite().all()
+
+
+def test_a_finished_run_is_listed_with_the_score_of_its_last_evaluation(small_config, tmp_path, monkeypatch):
+    evaluate = Evaluator.evaluate
+
+    def better_at_the_end(evaluator, state, stage):
+        found = evaluate(evaluator, state, stage)
+        state.evaluations[-1]["accuracy"] = 0.5 if state.step == 10 else 0.0
+        return found
+
+    monkeypatch.setattr(Evaluator, "evaluate", better_at_the_end)
+    assert read_record(train(small_config("evaluation.every=0"), tmp_path / "run")).score == 0.5
 
 
 def test_the_same_configuration_and_seed_give_the_same_metrics_and_samples(finished, small_config, tmp_path):
